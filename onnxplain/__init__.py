@@ -1,0 +1,72 @@
+"""Explain and audit ONNX models from the file alone.
+
+>>> import onnxplain
+>>> model = onnxplain.load("model.onnx")
+>>> e = onnxplain.explain(model, {"input": x})
+>>> e.relevance["input"], e.map("input"), e.prediction
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxplain.errors import FailureError, OnnxplainError, UnsupportedError, UsageError
+from onnxplain.version import __version__
+
+if TYPE_CHECKING:
+    from onnxplain.catalogue import available_methods, available_ops, available_rule_books, inspect
+    from onnxplain.explanation import Explanation
+    from onnxplain.exporting import export
+    from onnxplain.methods import explain, plan
+    from onnxplain.methods.crops import fixate_picture
+    from onnxplain.methods.saliency import context_aware_saliency
+    from onnxplain.model import Model, load
+
+_PLACES = {
+    "Explanation": "onnxplain.explanation",
+    "Model": "onnxplain.model",
+    "available_methods": "onnxplain.catalogue",
+    "available_ops": "onnxplain.catalogue",
+    "available_rule_books": "onnxplain.catalogue",
+    "context_aware_saliency": "onnxplain.methods.saliency",
+    "explain": "onnxplain.methods",
+    "fixate_picture": "onnxplain.methods.crops",
+    "export": "onnxplain.exporting",
+    "inspect": "onnxplain.catalogue",
+    "load": "onnxplain.model",
+    "plan": "onnxplain.methods",
+}
+"""Where each public name lives; imported on first use, so that ``import onnxplain`` stays cheap."""
+
+__all__ = [
+    "Explanation",
+    "FailureError",
+    "Model",
+    "OnnxplainError",
+    "UnsupportedError",
+    "UsageError",
+    "__version__",
+    "available_methods",
+    "available_ops",
+    "available_rule_books",
+    "context_aware_saliency",
+    "explain",
+    "export",
+    "fixate_picture",
+    "inspect",
+    "load",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'onnxplain' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,55 @@
+"""Explanations side by side, in one picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxplain.explanation import Explanation
+from onnxplain.inputs.loaders import Sample
+from onnxplain.render.figure import map_figure
+from onnxplain.render.heatmap import heatmap, overlay
+
+PERCENTILE = 99.5
+"""Where the colours of the relevance of single pixels end; a few strong ones would leave all others white."""
+
+Panel = tuple[str, np.ndarray]
+
+
+def mapped(e: Explanation) -> Iterator[tuple[str, int, str]]:
+    """Every map as the input's name, the sample's index, and what tells its files from others."""
+    for name, value in e.relevance.items():
+        if name not in e.maps and e.channels.get(name) is None and value.ndim > 2:
+            continue
+        of_input = "-" + re.sub(r"[^\w.-]+", "_", name) if len(e.relevance) > 1 else ""
+        for index in range(len(e.map(name))):
+            yield name, index, of_input + (f"-{index}" if len(e.target) > 1 else "")
+
+
+def panels(e: Explanation, name: str, index: int, sample: Sample, title: str = "input") -> list[Panel]:
+    """The picture under ``title``, for salient relevance the LRP map, the map, and the map over the picture."""
+
+    def placed(values: np.ndarray) -> np.ndarray:
+        return values if sample.geometry is None else sample.geometry.to_original(values, outside=np.nan)
+
+    values = placed(e.map(name)[index])
+    axis = e.channels.get(name)
+    shown = [(e.method, heatmap(values))]
+    if e.method == "salient-relevance" and axis is not None:
+        relevance = placed(e.relevance[name][index].sum(axis=axis - 1))
+        book = "" if e.plan is None else f" ({e.plan.book})"
+        shown = [(f"LRP{book}", heatmap(relevance, percentile=PERCENTILE)), ("SR map", heatmap(values))]
+    if sample.picture is not None:
+        rgb = sample.picture.rgb
+        shown = [(title, rgb), *shown, ("overlay", overlay(values, rgb))]
+    return shown
+
+
+def drawn(shown: Sequence[Panel], columns: int | None = None) -> np.ndarray:
+    """Panels as one picture, uint8, H x W x 3."""
+    canvas: Any = map_figure(shown, columns).canvas
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

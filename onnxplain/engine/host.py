@@ -1,0 +1,338 @@
+"""The array namespace that computes at once on numpy arrays."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from onnxplain.engine.namespace import Array, Window
+from onnxplain.engine.resampling import resize_matrix
+
+Axes = tuple[int, int, int]
+
+_COLUMNS = 512
+"""Positions of the output in a tile of a convolution: what they read stays in the cache, see the kernels."""
+_BLOCK = 256
+"""Rows of weights that go over a tile at a time: their sums stay in the cache."""
+
+
+class Host:
+    """Implements :class:`onnxplain.engine.namespace.Namespace`.
+
+    Parameters
+    ----------
+    dtype : dtype
+        The working precision, float32 or float64. Integer and boolean arrays keep their type.
+    """
+
+    def __init__(self, dtype: Any = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+
+    @functools.cached_property
+    def _kernels(self) -> ModuleType:
+        from onnxplain.engine import kernels  # numba takes most of a second to import
+
+        return kernels
+
+    # creation
+
+    def const(self, value: np.ndarray | Sequence[float] | Sequence[Sequence[float]]) -> Array:
+        array = np.asarray(value)
+        return array.astype(self.dtype, copy=False) if array.dtype.kind == "f" else array
+
+    def ones(self, shape: Sequence[int]) -> Array:
+        return np.ones(shape, self.dtype)
+
+    def ones_like(self, x: Array) -> Array:
+        return np.ones_like(x)
+
+    def zeros_like(self, x: Array) -> Array:
+        return np.zeros_like(x)
+
+    # element by element
+
+    def maximum(self, a: Array, b: Array) -> Array:
+        return np.maximum(a, b)
+
+    def minimum(self, a: Array, b: Array) -> Array:
+        return np.minimum(a, b)
+
+    def power(self, a: Array, b: Array) -> Array:
+        return np.power(a, b)
+
+    def where(self, condition: Array, a: Array, b: Array) -> Array:
+        return np.where(condition, self._operand(a), self._operand(b))
+
+    def greater(self, a: Array, b: Array) -> Array:
+        return np.greater(a, b)
+
+    def less(self, a: Array, b: Array) -> Array:
+        return np.less(a, b)
+
+    def equal(self, a: Array, b: Array) -> Array:
+        return np.equal(a, b)
+
+    def abs(self, x: Array) -> Array:
+        return np.abs(x)
+
+    def sign(self, x: Array) -> Array:
+        return np.sign(x)
+
+    def exp(self, x: Array) -> Array:
+        return np.exp(x)
+
+    def log(self, x: Array) -> Array:
+        return np.log(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return np.sqrt(x)
+
+    def tanh(self, x: Array) -> Array:
+        return np.tanh(x)
+
+    def sigmoid(self, x: Array) -> Array:
+        from scipy.special import expit
+
+        return expit(x)
+
+    def erf(self, x: Array) -> Array:
+        from scipy.special import erf
+
+        return erf(x)
+
+    def round(self, x: Array) -> Array:
+        return np.rint(x)
+
+    def positive(self, x: Array) -> Array:
+        return np.maximum(x, 0)
+
+    def negative(self, x: Array) -> Array:
+        return np.minimum(x, 0)
+
+    def cast(self, x: Array) -> Array:
+        return x.astype(self.dtype, copy=False)
+
+    def mask(self, g: Array, y: Array, low: float | None = 0.0, high: float | None = None) -> Array:
+        g, y = self._dense(g), self._dense(y)
+        out = np.empty(g.shape, self.dtype)
+        bounds = [self.dtype.type(bound or 0) for bound in (low, high)]
+        self._kernels.mask(
+            g.size, g.size, g.reshape(-1), y.reshape(-1), out.reshape(-1), *bounds, low is not None, high is not None
+        )
+        return out
+
+    def ratio(self, r: Array, z: Array, epsilon: float, nonnegative: bool = False) -> Array:
+        r, z = (self._dense(array) for array in np.broadcast_arrays(r, z))
+        out = np.empty(r.shape, self.dtype)
+        self._kernels.ratio(r.size, r.size, r.reshape(-1), z.reshape(-1), out.reshape(-1), self.dtype.type(epsilon))
+        return out
+
+    # reductions
+
+    def sum(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
+        return np.asarray(np.sum(x, axis=tuple(axes), keepdims=keepdims))
+
+    def sum_samples(self, x: Array) -> Array:
+        return np.asarray(np.sum(x, axis=tuple(range(1, x.ndim)), dtype=np.float64))
+
+    def max(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
+        return np.asarray(np.max(x, axis=tuple(axes), keepdims=keepdims))
+
+    def argmax(self, x: Array, axis: int) -> Array:
+        return np.argmax(x, axis=axis, keepdims=True).astype(np.int64, copy=False)
+
+    # moving elements
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        return np.reshape(x, tuple(shape))
+
+    def transpose(self, x: Array, perm: Sequence[int]) -> Array:
+        return np.transpose(x, perm)
+
+    def expand(self, x: Array, shape: Sequence[int]) -> Array:
+        sizes = (1,) * (len(shape) - x.ndim) + x.shape
+        return np.broadcast_to(x, [own if size == -1 else size for own, size in zip(sizes, shape, strict=True)])
+
+    def concat(self, xs: Sequence[Array], axis: int) -> Array:
+        return np.concatenate(xs, axis)
+
+    def slice(self, x: Array, axis: int, start: int, stop: int, step: int = 1) -> Array:
+        return x[(slice(None),) * axis + (slice(start, stop, step),)]
+
+    def flip(self, x: Array, axis: int) -> Array:
+        return np.flip(x, axis)
+
+    def pad(self, x: Array, begin: Sequence[int], end: Sequence[int], value: float = 0.0) -> Array:
+        return np.pad(x, list(zip(begin, end, strict=True)), constant_values=value)
+
+    def gather(self, x: Array, indices: np.ndarray | Sequence[int], axis: int) -> Array:
+        return np.take(x, indices, axis)
+
+    def scatter_add(self, g: Array, indices: np.ndarray | Sequence[int], axis: int, size: int) -> Array:
+        indices = np.asarray(indices)
+        flat = g.reshape(*g.shape[:axis], -1, *g.shape[axis + indices.ndim :])
+        x = np.zeros((*flat.shape[:axis], size, *flat.shape[axis + 1 :]), g.dtype)
+        order = np.argsort(indices, axis=None, kind="stable")
+        targets, starts = np.unique(indices.reshape(-1)[order], return_index=True)
+        if len(targets):
+            x[(slice(None),) * axis + (targets,)] = np.add.reduceat(np.take(flat, order, axis), starts, axis)
+        return x
+
+    def one_hot(self, index: Array, axis: int, size: int) -> Array:
+        positions = np.arange(size).reshape([size if i == axis else 1 for i in range(index.ndim)])
+        return (index == positions).astype(self.dtype)
+
+    def resize_matrix(
+        self,
+        attributes: Mapping[str, Any],
+        size: int,
+        out: int,
+        scale: float | None,
+        roi: tuple[float, float] | None,
+        beside: tuple[int, int] = (1, 1),
+    ) -> Array:
+        return resize_matrix(attributes, size, out, scale, roi, beside)
+
+    # products and windows
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        return np.matmul(a, b)
+
+    def conv(self, x: Array, w: Array, window: Window, group: int = 1) -> Array:
+        grid = _grid(window, x.shape[2:])
+        samples, channels, outputs = len(x), w.shape[1], len(w) // group
+        shape = (samples, group * outputs, *_out_sizes(window, x.shape[2:]))
+        x = self._dense(x).reshape(samples, group, channels, *grid.size)
+        w = self._dense(w).reshape(group, outputs, channels, *grid.kernel)
+        y = np.empty((samples, group, outputs, *grid.out), self.dtype)
+        if channels == 1 and group > 1:
+            self._kernels.depthwise(
+                samples * group, y.size, x, w, y, grid.strides, grid.dilations, grid.begin, (1, 1, 1)
+            )
+        else:
+            tile = _tile(samples, grid.out)
+            tiles = math.prod(_pieces((samples, *grid.out), tile))
+            block = _block(outputs, _BLOCK, self._kernels.SHARES / max(1, group * tiles), self._kernels.STEP)
+            count = group * tiles * _pieces((outputs,), (block,))[0]
+            self._kernels.conv(count, y.size * channels, x, w, y, *grid[:4], (block, *tile))
+        return y.reshape(shape)
+
+    def conv_input_grad(self, g: Array, w: Array, window: Window, group: int, spatial: Sequence[int]) -> Array:
+        grid = _grid(window, spatial)
+        samples, channels, outputs = len(g), w.shape[1], len(w) // group
+        g = self._dense(g).reshape(samples, group, outputs, *grid.out)
+        w = self._dense(w).reshape(group, outputs, channels, *grid.kernel)
+        dx = np.empty((samples, group, channels, *grid.size), self.dtype)
+        if channels == 1 and group > 1:
+            turned = self._dense(np.flip(w.swapaxes(1, 2), (3, 4, 5)))
+            self._kernels.depthwise(
+                samples * group, dx.size, g, turned, dx, (1, 1, 1), grid.dilations, grid.turned_begin, grid.strides
+            )
+        else:
+            tile = _tile(samples, grid.out)
+            pieces = group * _pieces((samples,), tile)[0]
+            taps = math.prod(grid.kernel)
+            block = _block(channels, max(1, _BLOCK // taps), self._kernels.SHARES / max(1, pieces), 1)
+            count = pieces * _pieces((channels,), (block,))[0]
+            self._kernels.conv_input_grad(count, dx.size * outputs, g, w, dx, *grid[:4], (block, *tile))
+        return dx.reshape(samples, group * channels, *spatial)
+
+    def sum_pool(self, x: Array, window: Window) -> Array:
+        if _is_global(window, x.shape[2:]):
+            return np.asarray(np.sum(x, axis=tuple(range(2, x.ndim)), keepdims=True), self.dtype)
+        return self.conv(x, np.ones((x.shape[1], 1, *window.kernel), self.dtype), window, x.shape[1])
+
+    def sum_unpool(self, g: Array, window: Window, spatial: Sequence[int]) -> Array:
+        if _is_global(window, spatial):
+            return np.broadcast_to(self._dense(g), (*g.shape[:2], *spatial))
+        return self.conv_input_grad(
+            g, np.ones((g.shape[1], 1, *window.kernel), self.dtype), window, g.shape[1], spatial
+        )
+
+    def max_pool(self, x: Array, window: Window) -> Array:
+        grid = _grid(window, x.shape[2:])
+        x = self._dense(x)
+        y = np.empty((math.prod(x.shape[:2]), *grid.out), self.dtype)
+        self._kernels.max_pool(len(y), x.size, x.reshape(len(y), *grid.size), y, *grid[:4])
+        return y.reshape(*x.shape[:2], *_out_sizes(window, x.shape[2:]))
+
+    def max_unpool(self, g: Array, x: Array, window: Window) -> Array:
+        grid = _grid(window, x.shape[2:])
+        g, x = self._dense(g), self._dense(x)
+        dx = np.empty(x.shape, self.dtype)
+        planes = math.prod(x.shape[:2])
+        arrays = (g.reshape(planes, *grid.out), x.reshape(planes, *grid.size), dx.reshape(planes, *grid.size))
+        self._kernels.max_unpool(planes, x.size, *arrays, *grid[:4])
+        return dx
+
+    def _operand(self, value: Array) -> Array:
+        return np.asarray(value, self.dtype if isinstance(value, int | float) else None)
+
+    def _dense(self, x: Array) -> Array:
+        """In the one form that kernels are compiled for: contiguous, aligned, read-only, in the working precision."""
+        view = np.require(x, self.dtype, ["C", "A"]).view()
+        view.flags.writeable = False
+        return view
+
+
+class _Grid(NamedTuple):
+    """A window over an input of a known size, with three spatial axes: missing ones stand in front, of length 1."""
+
+    kernel: Axes
+    strides: Axes
+    dilations: Axes
+    begin: Axes
+    size: Axes
+    out: Axes
+
+    @property
+    def turned_begin(self) -> Axes:
+        """``begin`` of the adjoint, which is a window with the kernel flipped."""
+        return cast(
+            Axes, tuple(d * (k - 1) - b for k, d, b in zip(self.kernel, self.dilations, self.begin, strict=True))
+        )
+
+
+def _grid(window: Window, spatial: Sequence[int]) -> _Grid:
+    missing = 3 - len(spatial)
+    out = _out_sizes(window, spatial)
+    entries = (window.kernel, window.strides, window.dilations, window.begin, spatial, out)
+    return _Grid(
+        *(
+            cast(Axes, (fill,) * missing + tuple(map(int, entry)))
+            for fill, entry in zip((1, 1, 1, 0, 1, 1), entries, strict=True)
+        )
+    )
+
+
+def _out_sizes(window: Window, spatial: Sequence[int]) -> tuple[int, ...]:
+    return tuple(
+        (size + b + e - d * (k - 1) - 1) // s + 1 for size, k, s, d, b, e in zip(spatial, *window, strict=True)
+    )
+
+
+def _tile(samples: int, out: Axes) -> tuple[int, ...]:
+    """Lengths of a tile of the output along samples and spatial axes: whole inner axes, outer ones cut first."""
+    lengths = (samples, *out)
+    inner = [math.prod(lengths[i + 1 :]) for i in range(4)]
+    return tuple(max(1, min(length, _COLUMNS // max(1, size))) for length, size in zip(lengths, inner, strict=True))
+
+
+def _pieces(lengths: Sequence[int], steps: Sequence[int]) -> list[int]:
+    return [-(-length // step) for length, step in zip(lengths, steps, strict=False)]
+
+
+def _block(length: int, most: int, pieces: float, multiple: int) -> int:
+    """The length of equal pieces, ``most`` at most, a ``multiple``, and if possible as many as are asked for."""
+    pieces = max(math.ceil(pieces), -(-length // most))
+    return -(-length // (pieces * multiple)) * multiple
+
+
+def _is_global(window: Window, spatial: Sequence[int]) -> bool:
+    """Whether the one window is the whole input."""
+    return window.kernel == tuple(spatial) and not any((*window.begin, *window.end))

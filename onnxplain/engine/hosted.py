@@ -1,0 +1,137 @@
+"""The host engine: onnxruntime's forward pass, the backward walk on numpy arrays. The reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxplain.engine.host import Host
+from onnxplain.engine.recording import Recording
+from onnxplain.engine.walk import walk
+from onnxplain.errors import FailureError
+from onnxplain.graph.layers import Layer, Tensor
+from onnxplain.ops import At, find
+from onnxplain.relevance.plan import Plan
+
+
+@dataclass
+class Trace:
+    """The values of one forward pass, in the working precision.
+
+    Attributes
+    ----------
+    values : dict of str to numpy.ndarray
+        Computed tensors by name.
+    """
+
+    xp: Host
+    recording: Recording
+    values: dict[str, np.ndarray]
+    nonnegative: Set[Tensor]
+    _constants: dict[Tensor, np.ndarray] = field(default_factory=dict)
+
+    def value(self, tensor: Tensor) -> np.ndarray:
+        """The tensor, floating values in the working precision."""
+        if tensor.static:
+            if tensor not in self._constants:
+                self._constants[tensor] = self.xp.const(self.constant(tensor))
+            return self._constants[tensor]
+        value: np.ndarray = self.xp.const(self.values[tensor.name])
+        return value
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """The shape in this run."""
+        return self.recording.shape(tensor)
+
+    def constant(self, tensor: Tensor) -> np.ndarray:
+        """The value of a static tensor."""
+        return self.recording.constant(tensor)
+
+
+Ledger = dict[str, dict[str, np.ndarray]]
+"""Layer name to columns: ``in``, ``out`` and what was absorbed, one number per sample."""
+
+
+def walk_back(
+    plan: Plan, trace: Trace, seed: np.ndarray, keep: Sequence[Tensor] = (), ledger: bool = True
+) -> tuple[dict[Tensor, np.ndarray], Ledger]:
+    """Carry ``seed`` from the plan's target to its sources.
+
+    Returns
+    -------
+    dict of Tensor to numpy.ndarray
+        Relevance at the sources and at ``keep``.
+    Ledger
+        Empty unless ``ledger``.
+
+    Raises
+    ------
+    FailureError
+        A step produced NaN or Inf; names the layer.
+    """
+    wanted = plan.wanted
+    rules = {step.layer: step.rule for step in plan}
+    books: Ledger = {}
+
+    def step(layer: Layer, arrived: list[np.ndarray | None]) -> Sequence[np.ndarray | None]:
+        op = find(layer)
+        assert op is not None
+        at = At(layer, trace, wanted, ledger)
+        handed = rules[layer](at, op, *arrived)
+        for value in handed:
+            if value is not None and not np.isfinite(_total(value)) and not np.isfinite(value).all():
+                raise FailureError(
+                    f"rule {rules[layer].name!r} gave NaN or Inf at {layer.op_type} {layer.name!r}; "
+                    "a larger epsilon may settle it"
+                )
+        if ledger:
+            passed = [v for t, v in zip(layer.inputs, handed, strict=False) if t in wanted and v is not None]
+            arriving = _per_sample([v for v in arrived if v is not None])
+            handing = _per_sample(passed) if passed else np.zeros_like(arriving)
+            books[layer.name] = {"in": arriving, "out": handing, **(at.absorbed or {})}
+        return handed
+
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # what is not finite ends the walk
+        relevance = walk(plan.path, {plan.target: seed}, step, lambda a, b: a + b, keep)
+    return relevance, books
+
+
+def _total(value: np.ndarray) -> float:
+    with np.errstate(over="ignore"):
+        return float(value.sum())
+
+
+def _per_sample(values: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of each sample over all values; one number where their first axes differ and so are not the samples."""
+    sums = [np.atleast_1d(v.sum(axis=tuple(range(1, v.ndim)), dtype=np.float64)) for v in values]
+    if len({len(each) for each in sums}) > 1:
+        sums = [each.sum(keepdims=True) for each in sums]
+    return np.asarray(np.sum(sums, axis=0))
+
+
+def forward_float64(
+    layers: Sequence[Layer], trace: Trace, feed: Mapping[str, np.ndarray], keep: Set[Tensor]
+) -> dict[str, np.ndarray]:
+    """Compute ``layers`` in the trace's precision with the ops' own forward, keeping the tensors of ``keep``."""
+    values = trace.values
+    for name, value in feed.items():
+        values[name] = trace.xp.const(value)
+    last_use = {tensor: layer for layer in layers for tensor in layer.inputs if tensor is not None}
+    for layer in layers:
+        op = find(layer)
+        if all(out is None or out.static for out in layer.outputs):
+            continue
+        if op is None:
+            raise FailureError(f"{layer.op_type} {layer.name!r} has no float64 forward; use dtype='float32'")
+        at = At(layer, trace, set())
+        inputs = [None if tensor is None else trace.value(tensor) for tensor in layer.inputs]
+        results = op.forward(at, *inputs)
+        for out, result in zip(layer.outputs, results if isinstance(results, tuple) else (results,), strict=False):
+            if out is not None:
+                values[out.name] = result
+        for tensor in layer.inputs:
+            if tensor is not None and last_use[tensor] is layer and tensor not in keep:
+                values.pop(tensor.name, None)
+    return values

@@ -1,0 +1,66 @@
+"""What one forward pass says about shapes: the shape of every tensor, and the values that depend on shapes only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import helper
+
+from onnxplain.engine.sessions import Runtime, Session, graph_model
+from onnxplain.graph.layers import LayerGraph, Tensor
+
+_SHAPE = "__onnxplain_shape"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Shapes and static values of one run.
+
+    Attributes
+    ----------
+    shapes : mapping of Tensor to tuple of int
+    values : mapping of Tensor to numpy.ndarray
+        Static tensors that are not constants of the file.
+    """
+
+    shapes: Mapping[Tensor, tuple[int, ...]]
+    values: Mapping[Tensor, np.ndarray]
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """The shape of a tensor in this run."""
+        if tensor.value is not None:
+            return tensor.value.shape
+        if tensor in self.values:
+            return self.values[tensor].shape
+        return self.shapes[tensor]
+
+    def constant(self, tensor: Tensor) -> np.ndarray:
+        """The value of a static tensor."""
+        return self.values[tensor] if tensor.value is None else tensor.value
+
+
+def recording_session(graph: LayerGraph, target: Tensor, runtime: Runtime, label: str) -> Session:
+    """A session that computes everything up to ``target`` and returns shapes and static values only."""
+    flowing, static = _observed(graph, target)
+    taps = [helper.make_node("Shape", [tensor.name], [tensor.name + _SHAPE]) for tensor in flowing]
+    model, weights = graph_model(graph, static, taps, [tensor.name + _SHAPE for tensor in flowing])
+    return Session(model, runtime, weights, optimization="basic", label=label)
+
+
+def record(session: Session, graph: LayerGraph, target: Tensor, feed: Mapping[str, np.ndarray]) -> Recording:
+    """Run a recording session on one feed."""
+    flowing, static = _observed(graph, target)
+    found = session.run({name: value for name, value in feed.items()})
+    shapes = {tensor: tuple(int(size) for size in found[tensor.name + _SHAPE]) for tensor in flowing}
+    return Recording(shapes, {tensor: found[tensor.name] for tensor in static})
+
+
+def _observed(graph: LayerGraph, target: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """The tensors up to ``target`` whose shapes are asked for, and the static ones whose values are."""
+    path = graph.path(target, graph.inputs)
+    tensors = dict.fromkeys(t for layer in path for t in (*layer.inputs, *layer.outputs) if t is not None)
+    tensors |= dict.fromkeys(graph.inputs)
+    flowing = [t for t in tensors if not t.static and t.value is None]
+    return flowing, [t for t in tensors if t.static and t.value is None]

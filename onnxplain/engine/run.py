@@ -1,0 +1,268 @@
+"""Carry a plan out: split the batch, choose the engine, resolve the target, gather the parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from onnxplain.engine.recording import Recording
+from onnxplain.errors import FailureError, UnsupportedError, UsageError
+from onnxplain.graph.layers import Tensor
+from onnxplain.model import Feed, Model
+from onnxplain.ops.signs import nonnegative_tensors
+from onnxplain.relevance.plan import Plan
+from onnxplain.targets import Chosen, Target
+
+ENGINES = ("auto", "host", "compiled")
+MEMORY_BUDGET = 2**29
+"""Bytes of traced tensors that one chunk of a batch may hold."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a plan is to be carried out.
+
+    Attributes
+    ----------
+    engine : {"auto", "host", "compiled"}
+    dtype : {"float32", "float64"}
+    batch_size : int or None
+        None chooses from ``MEMORY_BUDGET``.
+    keep : tuple of Tensor
+        Internal tensors whose relevance is asked for.
+    ledger : bool
+        Whether the compiled engine adds the ledger's sums; the host engine always keeps it.
+    repeats : int
+        How often the caller will run the plan; weighs in the choice of the engine.
+    """
+
+    engine: str = "auto"
+    dtype: str = "float32"
+    batch_size: int | None = None
+    keep: tuple[Tensor, ...] = ()
+    ledger: bool = False
+    repeats: int = 1
+
+
+@dataclass
+class Result:
+    """What a plan gave for a batch."""
+
+    relevance: dict[Tensor, np.ndarray]
+    prediction: np.ndarray
+    weights: np.ndarray
+    chosen: list[Chosen]
+    ledger: dict[str, dict[str, np.ndarray]] | None
+    engine: str
+    notes: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def run_plan(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) -> Result:
+    """Carry ``plan`` out on every sample of ``feed``.
+
+    Raises
+    ------
+    UsageError
+        Unknown engine or precision, or float64 asked of the compiled engine.
+    UnsupportedError
+        The compiled engine was named and a layer has no graph form.
+    """
+    if work.engine not in ENGINES:
+        raise UsageError(f"unknown engine {work.engine!r}; there are {', '.join(ENGINES)}")
+    if work.dtype not in ("float32", "float64"):
+        raise UsageError(f"dtype must be float32 or float64, not {work.dtype!r}")
+    if work.dtype == "float64" and work.engine == "compiled":
+        raise UsageError("float64 runs on the host engine only; leave engine at auto or host")
+    if work.batch_size is not None and work.batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, not {work.batch_size}")
+    count = _samples(model, feed)
+    engine, notes = _choose(model, plan, work, count, target, feed)
+    size = _chunk_size(model, plan, work, feed, count)
+    run = _run_compiled if engine == "compiled" else _run_host
+    parts = []
+    for start in range(0, count, size):
+        chunk = {name: value[start : start + size] for name, value in feed.items()} if count > size else dict(feed)
+        part = replace(target, first=start, total=count) if count > size else target
+        parts.append(run(model, plan, part, chunk, work, size))
+    result = _joined(parts, engine)
+    return replace(result, notes=notes)
+
+
+def _samples(model: Model, feed: Feed) -> int:
+    if model.batched or _fixed_batch(model):
+        return len(next(iter(feed.values())))
+    return 1
+
+
+def _fixed_batch(model: Model) -> int | None:
+    """The batch size that the file fixes, None where it is free or there is none."""
+    firsts = {t.shape[0] if t.shape else None for t in model.inputs}
+    first = next(iter(firsts)) if len(firsts) == 1 else None
+    return first if isinstance(first, int) and first > 0 else None
+
+
+def _choose(
+    model: Model, plan: Plan, work: Work, count: int, target: Target, feed: Feed
+) -> tuple[str, tuple[str, ...]]:
+    """The engine and, where it was chosen automatically, why."""
+    if work.engine != "auto":
+        return work.engine, ()
+    if work.dtype == "float64":
+        return "host", ("engine host: float64",)
+    if model.runtime.on_gpu or count * work.repeats >= COMPILE_FROM:
+        try:
+            compiled_graph(model, plan, work, target, feed)
+        except UnsupportedError as error:
+            return "host", (f"engine host: {error}",)
+        return "compiled", (
+            f"engine compiled: {'a GPU' if model.runtime.on_gpu else f'{count * work.repeats} passes'}",
+        )
+    return "host", (f"engine host: {count} sample{'s' * (count > 1)}",)
+
+
+COMPILE_FROM = 16
+"""From how many samples on building a session of its own pays."""
+
+
+def _chunk_size(model: Model, plan: Plan, work: Work, feed: Feed, count: int) -> int:
+    fixed = _fixed_batch(model)
+    if fixed is not None:
+        return fixed
+    if work.batch_size is not None:
+        return work.batch_size
+    if not model.batched or count <= 1:
+        return max(count, 1)
+    recording = model.recording(feed, plan.target, 1)
+    item = 8 if work.dtype == "float64" else 4
+    tensors = {t for layer in plan.path for t in (*layer.inputs, *layer.outputs) if t is not None and not t.static}
+    per_sample = sum(int(np.prod(recording.shape(tensor))) for tensor in tensors) * item * 2
+    most = max(1, min(count, MEMORY_BUDGET // max(per_sample, 1)))
+    return -(-count // -(-count // most))
+
+
+def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int) -> Result:
+    from onnxplain.engine.host import Host
+    from onnxplain.engine.hosted import Trace, forward_float64, walk_back
+    from onnxplain.engine.scout import tensors_read
+
+    started = time.perf_counter()
+    recording = model.recording(feed, plan.target)
+    nonnegative = model.sessions.get("nonnegative", lambda: nonnegative_tensors(model.graph))
+    key = ("read", plan.key, tuple(sorted((n, v.shape) for n, v in feed.items())))
+    read = model.sessions.get(key, lambda: tensors_read(plan, recording, nonnegative, True))
+    trace = Trace(Host(np.dtype(work.dtype)), recording, {}, nonnegative)
+    if work.dtype == "float64":
+        layers = model.graph.path(target.output, model.graph.inputs)
+        forward_float64(layers, trace, feed, read | {target.output})
+        prediction = trace.values[target.output.name]
+    else:
+        found = model.trace([*read, target.output], feed)
+        trace.values = found
+        prediction = found[target.output.name]
+    y = trace.value(plan.target)
+    ran = time.perf_counter()
+    weights = target.weights(y)
+    relevance, ledger = walk_back(plan, trace, _seed(plan, target, y, weights), work.keep)
+    timings = {"forward": ran - started, "backward": time.perf_counter() - ran}
+    return Result(relevance, prediction, weights, target.describe(y, weights), ledger, "host", timings=timings)
+
+
+def _seed(plan: Plan, target: Target, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    if target.direct:
+        return weights
+    return np.asarray(weights * (y if plan.seed is None else plan.seed), y.dtype)
+
+
+def compiled_graph(model: Model, plan: Plan, work: Work, target: Target, feed: Feed) -> tuple[Any, Any]:
+    """The compiled graph for samples of this shape and its key."""
+    from onnxplain.engine.compiled import compile_plan
+
+    plan = replace(plan, seed=1.0) if target.direct else plan
+    outputs = tuple(dict.fromkeys([target.output, plan.target]))
+    shapes = tuple(sorted((name, value.shape[1 if model.batched else 0 :]) for name, value in feed.items()))
+    key = ("compiled", plan.key, outputs, work.keep, work.ledger, shapes)
+    build = lambda: compile_plan(  # noqa: E731
+        model.graph, plan, _recordings(model, plan, feed), outputs, work.keep, work.ledger, not model.runtime.on_gpu
+    )
+    return model.sessions.get(key, build), key
+
+
+def _recordings(model: Model, plan: Plan, feed: Feed) -> tuple[Recording, Recording]:
+    if not model.batched:
+        recording = model.recording(feed, plan.target)
+        return recording, recording
+    return model.recording(feed, plan.target, 2), model.recording(feed, plan.target, 3)
+
+
+def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int) -> Result:
+    from onnxplain.engine.compiled import PREDICTED, TARGET
+
+    started = time.perf_counter()
+    graph, key = compiled_graph(model, plan, work, target, feed)
+    count = _samples(model, feed) if model.batched else 1
+    # Inner tensors need not hold the samples along axis 0, so what was padded could not be cut off them.
+    batch = (count if work.ledger or work.keep else size) if model.batched else None
+    session = model.sessions.get(
+        (*key, "session", batch), lambda: graph.session(model.runtime, model.label, batch)
+    )  # fmt: skip
+    built = time.perf_counter()
+    shape = model.recording(feed, plan.target).shape(plan.target)
+    y = model.trace([plan.target], feed)[plan.target.name] if target.needs_value else np.zeros(shape, np.float32)
+    weights = np.zeros(shape, np.float32) if target.predicted else target.weights(y)
+    inputs = {**feed, TARGET: weights.astype(np.float32), PREDICTED: np.array(float(target.predicted), np.float32)}
+    if batch is not None and count < batch:
+        inputs = {
+            n: v if v.ndim == 0 else np.concatenate([v, np.repeat(v[-1:], batch - count, 0)]) for n, v in inputs.items()
+        }
+    found = session.run(inputs)
+    if batch is not None and count < batch:
+        found = {name: value[:count] for name, value in found.items()}
+    if not all(np.isfinite(found[name]).all() for name in graph.relevance.values()):
+        raise FailureError(
+            f"the rules of {plan.book!r} gave NaN or Inf; engine='host' names the layer, a larger epsilon may settle it"
+        )
+    if (*key, "checked") not in model.checked:
+        model.verify({target.output.name: found[target.output.name]}, feed)
+        model.checked.add((*key, "checked"))
+    y = found[plan.target.name].astype(np.float32)
+    if target.predicted:
+        weights = target.weights(y)
+    ledger = {
+        layer: {column: found[name].astype(np.float64) for column, name in columns.items()}
+        for layer, columns in graph.ledger.items()
+    }
+    return Result(
+        {tensor: found[name] for tensor, name in graph.relevance.items()},
+        found[target.output.name],
+        weights,
+        target.describe(y, weights),
+        ledger if work.ledger else None,
+        "compiled",
+        timings={"build": built - started, "forward+backward": time.perf_counter() - built},
+    )
+
+
+def _joined(parts: Sequence[Result], engine: str) -> Result:
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    ledger = None
+    if first.ledger is not None:
+        ledger = {
+            name: {column: np.concatenate([p.ledger[name][column] for p in parts if p.ledger]) for column in columns}
+            for name, columns in first.ledger.items()
+        }
+    return Result(
+        {t: np.concatenate([p.relevance[t] for p in parts]) for t in first.relevance},
+        np.concatenate([p.prediction for p in parts]),
+        np.concatenate([p.weights for p in parts]),
+        [chosen for p in parts for chosen in p.chosen],
+        ledger,
+        engine,
+        timings={name: sum(p.timings[name] for p in parts) for name in first.timings},
+    )

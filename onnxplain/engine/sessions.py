@@ -1,0 +1,307 @@
+"""onnxruntime sessions: providers that are really there, taps on intermediate tensors, one session per purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from onnxplain.errors import FailureError, UnsupportedError, UsageError
+from onnxplain.graph.layers import LayerGraph, Tensor
+
+T = TypeVar("T")
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+BATCH = "batch"
+"""The symbol of the batch axis in graphs that onnxplain emits."""
+_INLINE_BYTES = 1024
+_LEVELS = {
+    "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How sessions are built.
+
+    Attributes
+    ----------
+    providers : tuple of str
+        Execution providers, proven to be there; see :func:`resolve_providers`.
+    chosen : str
+        "named" by the caller or "automatic".
+    threads : int
+        Threads inside an op; 0 lets onnxruntime take one per core.
+    optimization : str
+        disable, basic, extended or all.
+    tf32 : bool
+        Whether CUDA may round products to TF32.
+    """
+
+    providers: tuple[str, ...] = (CPU,)
+    chosen: str = "automatic"
+    threads: int = 0
+    optimization: str = "all"
+    tf32: bool = False
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the CUDA provider runs the graph."""
+        return CUDA in self.providers
+
+    def options(self, optimization: str | None = None) -> ort.SessionOptions:
+        """Fresh session options."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = self.threads
+        options.graph_optimization_level = _LEVELS[optimization or self.optimization]
+        # Threads that spin after a run would take the cores from the kernels that follow it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return options
+
+    def provider_list(self) -> list[str | tuple[str, dict[str, Any]]]:
+        """The providers with their options."""
+        return [(name, {"use_tf32": int(self.tf32)}) if name == CUDA else name for name in self.providers]
+
+
+def resolve_providers(names: Sequence[str] | str | None) -> tuple[tuple[str, ...], str]:
+    """The providers to use, each proven by a built session.
+
+    Parameters
+    ----------
+    names : str, sequence of str or None
+        "cpu", "cuda" or onnxruntime's full names; None takes CUDA where it works, else the CPU.
+
+    Raises
+    ------
+    UsageError
+        A named provider is unknown or does not come up; names what failed to load.
+    """
+    if names is None:
+        return ((CUDA, CPU) if _has_nvidia_driver() and _failure(CUDA) is None else (CPU,)), "automatic"
+    available = ort.get_available_providers()
+    chosen: list[str] = []
+    for name in [names] if isinstance(names, str) else names:
+        match = [p for p in available if name.lower() in (p.lower(), p.removesuffix("ExecutionProvider").lower())]
+        if not match:
+            known = ", ".join(p.removesuffix("ExecutionProvider").lower() for p in available)
+            raise UsageError(f"execution provider {name!r} is not part of this onnxruntime; it has {known}")
+        problem = None if match[0] == CPU else _failure(match[0])
+        if problem is not None:
+            raise UsageError(f"execution provider {name!r} does not work here: {problem}")
+        chosen.append(match[0])
+    return tuple(dict.fromkeys([*chosen, CPU])), "named"
+
+
+def _has_nvidia_driver() -> bool:
+    if CUDA not in ort.get_available_providers():
+        return False
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _failure(provider: str) -> str | None:
+    """Why a session does not come up on ``provider``; None where it does."""
+    node = helper.make_node("Identity", ["x"], ["y"])
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    probe = helper.make_model(
+        helper.make_graph([node], "probe", [x], [y]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    with _captured_stderr() as log:
+        try:
+            session = ort.InferenceSession(probe.SerializeToString(), providers=[provider])
+        except Exception as error:
+            return str(error).splitlines()[0]
+        if provider in session.get_providers():
+            return None
+    lines = [line for line in log() if "rror" in line]
+    return lines[0].split("with error: ")[-1].strip() if lines else "onnxruntime left it out without a reason"
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], list[str]]]:
+    """onnxruntime reports a missing library on file descriptor 2 only: read it there and keep it off the terminal."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        lines: list[str] = []
+        try:
+            yield lambda: lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines.extend(file.read().decode(errors="replace").splitlines())
+
+
+class Session:
+    """An onnxruntime session of one graph.
+
+    Parameters
+    ----------
+    model : bytes or str
+        Serialised graph, or a path.
+    runtime : Runtime
+    weights : mapping of str to numpy.ndarray
+        Values of the initializers that the graph declares as external; not copied into the protobuf.
+    """
+
+    def __init__(
+        self,
+        model: bytes | str,
+        runtime: Runtime,
+        weights: Mapping[str, np.ndarray] | None = None,
+        optimization: str | None = None,
+        label: str = "the model",
+        batch: int | None = None,
+    ) -> None:
+        options = runtime.options(optimization)
+        if batch is not None:
+            options.add_free_dimension_override_by_name(BATCH, batch)
+        if weights:
+            values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in weights.values()]
+            options.add_external_initializers(list(weights), values)
+        try:
+            self._session = ort.InferenceSession(model, options, providers=runtime.provider_list(), enable_fallback=0)
+        except Exception as error:
+            raise _session_error(error, label) from error
+        self.label = label
+        self.outputs: tuple[str, ...] = tuple(out.name for out in self._session.get_outputs())
+
+    @property
+    def providers(self) -> list[str]:
+        """What the runtime really uses."""
+        return list(self._session.get_providers())
+
+    def run(self, feed: Mapping[str, np.ndarray], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        wanted = list(names) if names is not None else list(self.outputs)
+        try:
+            values = self._session.run(wanted, {name: np.asarray(value) for name, value in feed.items()})
+        except Exception as error:
+            raise FailureError(f"{self.label} failed while running: {_first_line(error)}") from error
+        return dict(zip(wanted, values, strict=True))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
+
+
+def _session_error(error: Exception, label: str) -> Exception:
+    text = _first_line(error)
+    unsupported = ("NOT_IMPLEMENTED", "is not a registered function/op", "No Op registered", "opset", "INVALID_GRAPH")
+    if any(mark in text for mark in unsupported):
+        return UnsupportedError(f"{label} cannot be run by onnxruntime {ort.__version__}: {text}")
+    return FailureError(f"{label} cannot be loaded by onnxruntime: {text}")
+
+
+def graph_model(
+    graph: LayerGraph,
+    outputs: Sequence[Tensor],
+    extra: Sequence[onnx.NodeProto] = (),
+    extra_outputs: Sequence[str] = (),
+) -> tuple[bytes, dict[str, np.ndarray]]:
+    """Serialise the part of ``graph`` that ``outputs`` need, weights declared but not included.
+
+    Returns
+    -------
+    bytes
+        The ModelProto, large initializers marked as external.
+    dict of str to numpy.ndarray
+        Their values, for :class:`Session`.
+    """
+    read = [graph.tensors[name] for node in extra for name in node.input if name in graph.tensors]
+    layers = graph.upstream([*outputs, *read])
+    used = {tensor for layer in layers for tensor in (*layer.inputs, *graph.captured(layer)) if tensor is not None}
+    used |= set(outputs)
+    weights: dict[str, np.ndarray] = {}
+    initializers = [
+        initializer(tensor.name, tensor.value, weights)
+        for tensor in graph.constants
+        if tensor in used and tensor.value is not None
+    ]
+    proto = helper.make_graph(
+        [layer.node for layer in layers] + list(extra),
+        "onnxplain",
+        [_value_info(tensor) for tensor in graph.inputs],
+        [
+            helper.make_empty_tensor_value_info(name)
+            for name in dict.fromkeys([*(t.name for t in outputs), *extra_outputs])
+        ],
+        initializers,
+    )
+    imports = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
+    model = helper.make_model(proto, opset_imports=imports, ir_version=10)
+    return model.SerializeToString(), weights
+
+
+def initializer(name: str, value: np.ndarray, weights: dict[str, np.ndarray]) -> onnx.TensorProto:
+    """A TensorProto for ``value``: inline where small, else declared external and entered in ``weights``."""
+    if value.nbytes <= _INLINE_BYTES or value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
+        return onnx.numpy_helper.from_array(value, name)
+    tensor = onnx.TensorProto(name=name, dims=value.shape, data_type=helper.np_dtype_to_tensor_dtype(value.dtype))
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="in-memory")
+    tensor.external_data.add(key="length", value=str(value.nbytes))
+    weights[name] = value
+    return tensor
+
+
+def _value_info(tensor: Tensor) -> onnx.ValueInfoProto:
+    if tensor.dtype is None:
+        raise UnsupportedError(f"input {tensor.name!r} is no tensor; only tensor inputs are supported")
+    return helper.make_tensor_value_info(tensor.name, helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape)
+
+
+class SessionCache:
+    """Sessions by purpose, built once in each process."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[Any, Any] = {}
+        self._lock = threading.RLock()
+        _caches.add(self)
+
+    def get(self, key: Any, build: Callable[[], T]) -> T:
+        """The session under ``key``, built by ``build`` on first use."""
+        with self._lock:
+            if key not in self._sessions:
+                self._sessions[key] = build()
+            value: T = self._sessions[key]
+            return value
+
+    def start_anew(self) -> None:
+        """In a forked process: the threads of the sessions are gone; their destructors, which need them, never run."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._sessions))
+        self._sessions, self._lock = {}, threading.RLock()
+
+
+_caches: weakref.WeakSet[SessionCache] = weakref.WeakSet()
+
+
+def _start_in_child() -> None:
+    for cache in list(_caches):
+        cache.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_in_child)

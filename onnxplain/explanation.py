@@ -1,0 +1,337 @@
+"""The result of an explanation: relevance per input, with everything needed to judge and repeat it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from onnxplain.errors import FailureError, UsageError
+from onnxplain.files import atomic_folder
+from onnxplain.targets import Chosen
+from onnxplain.version import __version__
+
+if TYPE_CHECKING:
+    from onnxplain.relevance.plan import Plan
+
+SCHEMA = "onnxplain.explanation/1"
+
+
+@dataclass
+class Ledger:
+    """Where relevance went, layer by layer.
+
+    Attributes
+    ----------
+    layers : mapping of str to mapping of str to numpy.ndarray
+        Per layer the columns ``in`` (arriving), ``out`` (handed down), and what was absorbed: ``bias`` (constant
+        parts, padding among them), ``stabilizer``, ``zero`` (outputs that are exactly 0), ``stopped``. One number per
+        sample; one for the whole batch at layers whose tensors do not hold the samples along axis 0.
+    """
+
+    layers: Mapping[str, Mapping[str, np.ndarray]]
+
+    COLUMNS = ("bias", "stabilizer", "zero", "stopped")
+
+    def __post_init__(self) -> None:
+        books = {name: zip(book, _alike(list(book.values())), strict=True) for name, book in self.layers.items()}
+        self.layers = {name: dict(columns) for name, columns in books.items()}
+
+    def unexplained(self, layer: str) -> np.ndarray:
+        """``in`` minus ``out`` minus every absorbed column: rounding, or a rule that does not conserve."""
+        book = self.layers[layer]
+        return np.asarray(book["in"] - book["out"] - sum(book[column] for column in self.COLUMNS if column in book))
+
+    @property
+    def totals(self) -> dict[str, np.ndarray]:
+        """The absorbed columns summed over the layers, per sample."""
+        totals = {}
+        for column in self.COLUMNS:
+            parts = [book[column] for book in self.layers.values() if column in book]
+            if parts:
+                totals[column] = np.asarray(np.sum(_alike(parts), axis=0))
+        return totals
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        layers = {
+            name: {**{c: v.tolist() for c, v in book.items()}, "unexplained": self.unexplained(name).tolist()}
+            for name, book in self.layers.items()
+        }
+        return {"layers": layers, "totals": {name: value.tolist() for name, value in self.totals.items()}}
+
+
+def _path(
+    steps: Sequence[Mapping[str, Any]], points: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
+) -> tuple[PathStep, ...]:
+    """What :meth:`PathStep.to_json` and the arrays say together."""
+    return tuple(
+        PathStep(
+            step["layer"],
+            step["op_type"],
+            step["tensor"],
+            tuple(step["shape"]),
+            np.ravel_multi_index(list(points[step["tensor"]].T), tuple(step["shape"])),
+            weights[step["tensor"]],
+        )
+        for step in steps
+    )
+
+
+def _alike(columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The columns, each summed to one number where their lengths differ."""
+    if len({len(column) for column in columns}) > 1:
+        return [column.sum(keepdims=True) for column in columns]
+    return list(columns)
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """The neurons of one layer that fixations lead through.
+
+    Attributes
+    ----------
+    layer, op_type, tensor : str
+        The layer and its output.
+    shape : tuple of int
+        Of the output.
+    index, weight : numpy.ndarray
+        int64, one per neuron: its flat index in the output, and how many ways lead through it.
+    """
+
+    layer: str
+    op_type: str
+    tensor: str
+    shape: tuple[int, ...]
+    index: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def points(self) -> np.ndarray:
+        """P x rank, the full index of each neuron."""
+        return np.stack(np.unravel_index(self.index, self.shape), axis=1)
+
+    def of_sample(self, index: int) -> PathStep:
+        """The neurons of one sample, for outputs that hold the samples along axis 0."""
+        size = math.prod(self.shape[1:])
+        here = self.index // size == index
+        return replace(self, shape=(1, *self.shape[1:]), index=self.index[here] % size, weight=self.weight[here])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; which neurons they are stands in arrays.npz."""
+        named = {"layer": self.layer, "op_type": self.op_type, "tensor": self.tensor}
+        return {**named, "shape": list(self.shape), "neurons": len(self.index)}
+
+
+@dataclass
+class Explanation:
+    """What :func:`onnxplain.explain` returns.
+
+    Attributes
+    ----------
+    relevance : dict of str to numpy.ndarray
+        Per explained input, in its shape.
+    prediction : numpy.ndarray
+        The explained output, samples along axis 0.
+    target : list of Chosen
+        What was explained, per sample.
+    method, engine : str
+    plan : Plan or None
+        The layers and their rules; None for methods without a backward walk, and after :meth:`load`.
+    ledger : Ledger or None
+    at : dict of str to numpy.ndarray
+        Relevance of the internal tensors that were asked for.
+    timings : dict of str to float
+        Seconds per phase.
+    notes : tuple of str
+        Assumptions and choices.
+    points, point_weights : dict of str to numpy.ndarray
+        Fixations per input: P x rank indices (sample, channel, y, x for pictures) and P multiplicities.
+    boxes : dict of str to numpy.ndarray
+        Per picture input N x 4: left, top, right, bottom of the fixations, the last pixels included; -1 without any.
+    path : tuple of PathStep
+        The neurons at every layer that the fixations lead through, from the target down.
+    extras : dict of str to numpy.ndarray
+        What a method reports besides, such as the completeness gap.
+    """
+
+    relevance: dict[str, np.ndarray]
+    prediction: np.ndarray
+    target: list[Chosen]
+    method: str
+    engine: str
+    plan: Plan | None = None
+    ledger: Ledger | None = None
+    at: dict[str, np.ndarray] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
+    channels: dict[str, int | None] = field(default_factory=dict)
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    points: dict[str, np.ndarray] = field(default_factory=dict)
+    point_weights: dict[str, np.ndarray] = field(default_factory=dict)
+    boxes: dict[str, np.ndarray] = field(default_factory=dict)
+    path: tuple[PathStep, ...] = ()
+    plan_json: dict[str, Any] | None = None
+
+    def map(self, name: str | None = None, channels: int | None = None) -> np.ndarray:
+        """The map of an input: N x H x W for pictures, relevance summed over the channels.
+
+        Parameters
+        ----------
+        name : str, optional
+            The input or an internal tensor of ``at``; the only input by default.
+        channels : int, optional
+            The axis that holds the channels, where the graph does not tell.
+
+        Raises
+        ------
+        UsageError
+            Several inputs and none named, no such name, or the axis of the channels is not known.
+        """
+        name = self._name(name)
+        if name in self.maps:
+            return self.maps[name]
+        value = self.relevance[name] if name in self.relevance else self.at[name]
+        axis = channels if channels is not None else self.channels.get(name)
+        if value.ndim < 3:
+            return value
+        if axis is None:
+            raise UsageError(
+                f"the graph does not tell which axis of {name!r} holds the channels: map({name!r}, channels=1)"
+            )
+        return np.asarray(value.sum(axis=axis))
+
+    @property
+    def conserved(self) -> np.ndarray:
+        """Relevance at the inputs as a share of the relevance at the target, per sample; NaN where that is 0."""
+        total = np.sum([v.reshape(len(v), -1).sum(axis=1, dtype=np.float64) for v in self.relevance.values()], axis=0)
+        start = np.array([chosen.value for chosen in self.target], np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(start == 0, np.nan, total / start)
+
+    def plot(self) -> Any:
+        """A matplotlib figure of the maps, one panel per sample and input; shown by notebooks."""
+        from onnxplain.render.figure import map_figure
+
+        panels = []
+        for name in self.relevance:
+            for index, sample in enumerate(self.map(name)):
+                chosen = self.target[index]
+                label = chosen.label or (chosen.index if chosen.index is not None else chosen.description)
+                panels.append((f"{name} {index}: {label}", sample))
+        return map_figure(panels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain values."""
+        return {
+            "schema": SCHEMA,
+            "onnxplain": __version__,
+            "method": self.method,
+            "engine": self.engine,
+            "target": [chosen.to_json() for chosen in self.target],
+            "inputs": {name: list(value.shape) for name, value in self.relevance.items()},
+            "conserved": [None if np.isnan(share) else float(share) for share in self.conserved],
+            "channels": self.channels,
+            "plan": self.plan.to_json() if self.plan is not None else self.plan_json,
+            "ledger": None if self.ledger is None else self.ledger.to_json(),
+            "points": {name: len(value) for name, value in self.points.items()},
+            "boxes": {name: value.tolist() for name, value in self.boxes.items()},
+            "path": [step.to_json() for step in self.path],
+            "timings": self.timings,
+            "notes": list(self.notes),
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array under the name it has in arrays.npz."""
+        groups = {"relevance": self.relevance, "at": self.at, "extras": self.extras, "maps": self.maps,
+                  "points": self.points, "point_weights": self.point_weights,
+                  "path": {step.tensor: step.points for step in self.path},
+                  "path_weights": {step.tensor: step.weight for step in self.path}}  # fmt: skip
+        named = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
+        return {**named, "prediction": self.prediction}
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write arrays.npz and explanation.json, both or none."""
+        with atomic_folder(folder) as made:
+            np.savez_compressed(made / "arrays.npz", **self.arrays())  # type: ignore[arg-type]
+            (made / "explanation.json").write_text(json.dumps(self.to_json(), indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Explanation:
+        """Read what :meth:`save` wrote; the plan comes back as ``plan_json``.
+
+        Raises
+        ------
+        UsageError
+            No explanation there.
+        FailureError
+            It is corrupt or of another schema.
+        """
+        place = Path(folder)
+        try:
+            content = json.loads((place / "explanation.json").read_text(encoding="utf-8"))
+            with np.load(place / "arrays.npz", allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except FileNotFoundError as error:
+            raise UsageError(f"{place} holds no explanation: {Path(error.filename).name} is missing") from error
+        except (ValueError, OSError, BadZipFile) as error:
+            raise FailureError(f"the explanation in {place} cannot be read: {error}") from error
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise FailureError(f"{place}: schema {schema!r} is not {SCHEMA!r}")
+        try:
+            return cls._from(content, arrays)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FailureError(f"the explanation in {place} cannot be read: it lacks or misplaces {error}") from error
+
+    @classmethod
+    def _from(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Explanation:
+        def group(name: str) -> dict[str, np.ndarray]:
+            return {key.partition("/")[2]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
+
+        ledger = content["ledger"]
+        if ledger is not None:
+            ledger = Ledger(
+                {
+                    layer: {column: np.array(values) for column, values in book.items() if column != "unexplained"}
+                    for layer, book in ledger["layers"].items()
+                }
+            )
+        return cls(
+            group("relevance"),
+            arrays["prediction"],
+            [Chosen(**chosen) for chosen in content["target"]],
+            content["method"],
+            content["engine"],
+            ledger=ledger,
+            at=group("at"),
+            timings=dict(content["timings"]),
+            notes=tuple(content["notes"]),
+            extras=group("extras"),
+            channels=dict(content["channels"]),
+            maps=group("maps"),
+            points=group("points"),
+            point_weights=group("point_weights"),
+            boxes={name: np.array(value, np.int64).reshape(-1, 4) for name, value in content["boxes"].items()},
+            path=_path(content["path"], group("path"), group("path_weights")),
+            plan_json=content["plan"],
+        )
+
+    def _name(self, name: str | None) -> str:
+        known: Sequence[str] = [*self.relevance, *self.at]
+        if name is None:
+            if len(self.relevance) != 1:
+                names = ", ".join(self.relevance)
+                raise UsageError(f"there are {len(self.relevance)} explained inputs ({names}): name one")
+            return next(iter(self.relevance))
+        if name not in known and name not in self.maps:
+            raise UsageError(f"nothing was explained at {name!r}; there are {', '.join(known)}")
+        return name

@@ -1,0 +1,94 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from onnxplain.errors import FailureError
+
+
+@contextmanager
+def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Collect files in a hidden folder on the same disk and move them to ``folder`` once all are written.
+
+    Files of the same name are replaced, others in ``folder`` stay. If the block raises (Ctrl-C and a full disk
+    included), ``folder`` is as it was.
+
+    Parameters
+    ----------
+    folder : path
+        Made, with its parents, if it does not exist.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write.
+    """
+    target = Path(folder)
+    made = _nearest(target) / f".onnxplain-{uuid.uuid4().hex}"
+    made.mkdir()
+    try:
+        yield made
+        if target.is_dir():
+            for file in made.iterdir():
+                os.replace(file, target / file.name)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(made, target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file under a hidden name and rename it when it is complete.
+
+    Parameters
+    ----------
+    path : path
+        Its folder is made if it does not exist.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write, in a hidden folder; every file written there is moved.
+    """
+    target = Path(path)
+    with atomic_folder(target.parent) as folder:
+        yield folder / target.name
+
+
+def check_writable(folder: str | os.PathLike[str]) -> Path:
+    """Make sure that results can be written, before any work is done for them.
+
+    Parameters
+    ----------
+    folder : path
+        It need not exist; nothing is made.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    FailureError
+        If it, or the nearest parent that exists, is no folder or not writable.
+    """
+    path = Path(folder)
+    existing = _nearest(path)
+    if not existing.is_dir():
+        raise FailureError(f"{folder}: cannot write there, {existing} is a file; name another folder with -o")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise FailureError(f"{folder}: cannot write there, {existing} is not writable; name another folder with -o")
+    return path
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself or its nearest parent that exists."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())

@@ -1,0 +1,201 @@
+"""From the file's nodes to a graph without constant arithmetic, every size checked before memory is taken."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from onnxplain.errors import FailureError
+from onnxplain.graph.layers import LayerGraph, Tensor, captured_names
+from onnxplain.graph.reader import ModelFile
+
+MAX_TENSOR_BYTES = 2**31
+"""The largest tensor that a graph may compute from constants or declare between layers."""
+
+_SMALL = 4096
+_GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike"})
+_NEVER_FOLDED = frozenset({"If", "Loop", "Scan", "RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"})
+
+gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
+
+
+def surgeon_graph(file: ModelFile) -> gs.Graph:
+    """The file's graph as a mutable onnx-graphsurgeon graph, weights attached, dead nodes removed, names unique."""
+    graph = gs.import_onnx(file.proto)
+    tensors = graph.tensors()
+    for name, value in file.constants.items():
+        if name in tensors:
+            tensors[name].to_constant(value)
+    graph.cleanup().toposort()
+    taken: set[str] = set()
+    for node in graph.nodes:
+        base = node.name or node.op
+        node.name, suffix = base, 1
+        while node.name in taken:
+            suffix += 1
+            node.name = f"{base}_{suffix}"
+        taken.add(node.name)
+    return graph
+
+
+def freeze(graph: gs.Graph, file: ModelFile) -> LayerGraph:
+    """Fold constants and freeze ``graph``.
+
+    Raises
+    ------
+    FailureError
+        A tensor of known size would exceed ``MAX_TENSOR_BYTES``.
+    """
+    opsets = {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in file.proto.opset_import}
+    folder = _Folder(graph, opsets, file.label)
+    nodes = [node for node in map(OnnxExporter.export_node, graph.nodes) if not folder.fold(node)]
+    used = {name for node in nodes for name in _names_read(node)} | {out.name for out in graph.outputs}
+    return LayerGraph(
+        nodes,
+        [_declaration(tensor) for tensor in graph.inputs],
+        [_declaration(tensor) for tensor in graph.outputs],
+        {name: value for name, value in folder.constants.items() if name in used},
+        opsets,
+        folder.declared,
+    )
+
+
+def _names_read(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    yield from captured_names(node)
+
+
+def _declaration(tensor: gs.Tensor) -> Tensor:
+    return Tensor(tensor.name, _numpy_dtype(tensor.dtype), None if tensor.shape is None else tuple(tensor.shape))
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any] | None:
+    if not dtype:
+        return None
+    return np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+
+
+class _Folder:
+    """Propagates types and constant values through the nodes, one node at a time."""
+
+    def __init__(self, graph: gs.Graph, opsets: dict[str, int], label: str) -> None:
+        self.label = label
+        self.opsets = opsets
+        self.imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        self.constants: dict[str, np.ndarray] = {
+            tensor.name: tensor.values for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)
+        }
+        self.types: dict[str, onnx.TypeProto] = {}
+        for tensor in graph.inputs:
+            if tensor.dtype is not None:
+                self.types[tensor.name] = OnnxExporter.export_value_info_proto(tensor, True).type
+
+    @property
+    def declared(self) -> dict[str, tuple[np.dtype[Any] | None, tuple[int | str | None, ...] | None]]:
+        return {name: _type_parts(proto) for name, proto in self.types.items()}
+
+    def fold(self, node: onnx.NodeProto) -> bool:
+        """Whether the node was replaced by its constant outputs."""
+        outputs = self._infer(node)
+        for name, proto in outputs.items():
+            self._guard(node, proto)
+            self.types[name] = proto
+        foldable = (
+            node.domain in ("", "ai.onnx")
+            and node.op_type not in _NEVER_FOLDED
+            and node.input
+            and all(not name or name in self.constants for name in node.input)
+            and not any(attribute.HasField("g") for attribute in node.attribute)
+        )
+        if not foldable:
+            return False
+        if node.op_type in _GROWING and any(_byte_size(self.types.get(name)) is None for name in node.output):
+            return False
+        return self._evaluate(node)
+
+    def _evaluate(self, node: onnx.NodeProto) -> bool:
+        names = sorted({name for name in node.input if name})
+        feed = {name: self.constants[name] for name in names}
+        graph = helper.make_graph(
+            [node],
+            "fold",
+            [helper.make_value_info(name, self._type(name)) for name in names],
+            [helper.make_empty_tensor_value_info(name) for name in node.output if name],
+        )
+        model = helper.make_model(graph, opset_imports=self.imports, ir_version=13)
+        try:
+            values = ReferenceEvaluator(model).run(None, feed)
+        except Exception as error:  # the reference lacks an op or a type: the runtime computes it instead
+            logging.getLogger(__name__).debug("%s %s is not folded: %s", node.op_type, node.name, error)
+            return False
+        if not all(isinstance(value, np.ndarray | np.generic) for value in values):
+            return False
+        for name, value in zip([name for name in node.output if name], values, strict=True):
+            self.constants[name] = np.asarray(value)
+        return True
+
+    def _type(self, name: str) -> onnx.TypeProto:
+        if name not in self.types:
+            value = self.constants[name]
+            self.types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        return self.types[name]
+
+    def _infer(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if not onnx.defs.has(node.op_type, self.opsets.get(domain, 0), domain):
+            return {}
+        schema = onnx.defs.get_schema(node.op_type, self.opsets[domain], domain)
+        names = [name for name in node.input if name]
+        if any(name not in self.types and name not in self.constants for name in names):
+            return {}
+        data = {
+            name: numpy_helper.from_array(self.constants[name], name)
+            for name in names
+            if name in self.constants and self.constants[name].size <= _SMALL
+        }
+        types = {name: self._type(name) for name in names}
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            types |= self.types
+        try:
+            inferred = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self.imports)
+        except (shape_inference.InferenceError, RuntimeError, ValueError):
+            return {}
+        return {name: proto for name, proto in inferred.items() if name}
+
+    def _guard(self, node: onnx.NodeProto, proto: onnx.TypeProto) -> None:
+        size = _byte_size(proto)
+        if size is not None and size > MAX_TENSOR_BYTES:
+            raise FailureError(
+                f"{self.label}: {node.op_type} {node.name!r} would make a tensor of {size / 2**30:.1f} GiB; "
+                f"the limit is {MAX_TENSOR_BYTES / 2**30:.0f} GiB"
+            )
+
+
+def _type_parts(proto: onnx.TypeProto) -> tuple[np.dtype[Any] | None, tuple[int | str | None, ...] | None]:
+    tensor = proto.tensor_type
+    if not proto.HasField("tensor_type") or not tensor.elem_type:
+        return None, None
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if not tensor.HasField("shape"):
+        return dtype, None
+    dims: list[int | str | None] = []
+    for dim in tensor.shape.dim:
+        kind = dim.WhichOneof("value")
+        dims.append(dim.dim_value if kind == "dim_value" else dim.dim_param or None)
+    return dtype, tuple(dims)
+
+
+def _byte_size(proto: onnx.TypeProto | None) -> int | None:
+    dtype, dims = _type_parts(proto) if proto is not None else (None, None)
+    if dtype is None or dims is None or not all(isinstance(dim, int) for dim in dims):
+        return None
+    return math.prod(dim for dim in dims if isinstance(dim, int)) * dtype.itemsize

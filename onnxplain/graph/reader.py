@@ -1,0 +1,306 @@
+"""From a path, bytes or ModelProto to a checked model with its weights at hand.
+
+A model file is untrusted: sizes are checked before memory is taken, external data is read from the model's own
+folder only, and nothing in the file is executed.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import checker, inliner, numpy_helper
+
+from onnxplain.errors import FailureError, UnsupportedError, UsageError
+
+OPSETS = range(7, 27)
+IR_VERSIONS = range(3, 14)
+MAX_PROTOBUF_BYTES = 2**31 - 1
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass
+class ModelFile:
+    """A model as read: structure without weights, and the weights by name.
+
+    Attributes
+    ----------
+    proto : onnx.ModelProto
+        Functions inlined, initializers and Constant nodes taken out, inputs without initializers.
+    constants : dict of str to numpy.ndarray
+        External data is memory-mapped.
+    path : Path or None
+    external : tuple of Path
+        Files that hold external data.
+    """
+
+    proto: onnx.ModelProto
+    constants: dict[str, np.ndarray]
+    path: Path | None = None
+    external: tuple[Path, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How messages call the model."""
+        return str(self.path) if self.path else "the model"
+
+
+def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
+    """Read and check a model.
+
+    Parameters
+    ----------
+    source : path, bytes or onnx.ModelProto
+        A ModelProto is copied, never written to.
+
+    Raises
+    ------
+    UsageError
+        No such file.
+    FailureError
+        Not an ONNX file, truncated, failing onnx's checker, external data missing or outside the folder,
+        NaN or Inf among the weights.
+    UnsupportedError
+        Opset or IR version that onnxruntime does not load.
+    """
+    path = None
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+    elif isinstance(source, bytes):
+        proto = _parse(source, "the model")
+    else:
+        path = Path(source)
+        proto = _parse(_file_bytes(path), str(path))
+    label = str(path) if path else "the model"
+    _check_versions(proto, label)
+    external: set[Path] = set()
+    constants = _take_constants(proto, path, external, label)
+    _check_structure(proto, constants, label)
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto, convert_version=False)
+        constants |= _take_constants(proto, path, external, label)
+    _check_weights(constants, label)
+    for value in [value for value in proto.graph.input if value.name in constants]:
+        proto.graph.input.remove(value)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    return ModelFile(proto, constants, path, tuple(sorted(external)), metadata)
+
+
+def _file_bytes(path: Path) -> bytes:
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not an ONNX file")
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise FailureError(f"{path} is empty")
+        if size > MAX_PROTOBUF_BYTES:
+            raise FailureError(
+                f"{path} has {size} bytes, more than a protobuf file can hold; store the weights as external data"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise FailureError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parse(data: bytes, label: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise FailureError(f"{label} is not an ONNX file, or it is truncated or corrupt") from error
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise FailureError(f"{label} is not an ONNX file: it holds no graph")
+    return proto
+
+
+def _check_versions(proto: onnx.ModelProto, label: str) -> None:
+    if proto.ir_version not in IR_VERSIONS:
+        raise UnsupportedError(
+            f"{label} has IR version {proto.ir_version}; supported are {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}: "
+            "export it again with an older onnx package"
+        )
+    versions = [entry.version for entry in proto.opset_import if entry.domain in _STANDARD_DOMAINS]
+    if not versions and proto.ir_version < 3:
+        versions = [1]
+    for version in versions:
+        if version not in OPSETS:
+            raise UnsupportedError(
+                f"{label} uses ai.onnx opset {version}; supported are {OPSETS[0]} to {OPSETS[-1]}: "
+                "export it again with a supported opset or convert it with onnx.version_converter"
+            )
+
+
+def _take_constants(
+    proto: onnx.ModelProto, path: Path | None, external: set[Path], label: str
+) -> dict[str, np.ndarray]:
+    """Move initializers and Constant nodes out of the graph."""
+    graph = proto.graph
+    constants: dict[str, np.ndarray] = {}
+    for tensor in graph.initializer:
+        constants[tensor.name] = _tensor_value(tensor, path, external, label)
+    for sparse in graph.sparse_initializer:
+        constants[sparse.values.name] = _dense(sparse, label)
+    del graph.initializer[:]
+    del graph.sparse_initializer[:]
+    kept = []
+    for node in graph.node:
+        value = _constant_value(node, path, external, label) if node.op_type == "Constant" else None
+        if value is None:
+            kept.append(node)
+        else:
+            constants[node.output[0]] = value
+    if len(kept) < len(graph.node):
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(copies)
+    return constants
+
+
+def _constant_value(node: onnx.NodeProto, path: Path | None, external: set[Path], label: str) -> np.ndarray | None:
+    attribute = node.attribute[0] if node.attribute else None
+    if node.domain not in _STANDARD_DOMAINS or attribute is None or attribute.ref_attr_name:
+        return None
+    match attribute.name:
+        case "value":
+            return _tensor_value(attribute.t, path, external, label)
+        case "sparse_value":
+            return _dense(attribute.sparse_tensor, label)
+        case "value_float":
+            return np.array(attribute.f, np.float32)
+        case "value_floats":
+            return np.array(attribute.floats, np.float32)
+        case "value_int":
+            return np.array(attribute.i, np.int64)
+        case "value_ints":
+            return np.array(attribute.ints, np.int64)
+    return None
+
+
+def _tensor_value(tensor: onnx.TensorProto, path: Path | None, external: set[Path], label: str) -> np.ndarray:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return _external_value(tensor, path, external, label)
+    if any(dim < 0 for dim in tensor.dims):
+        raise FailureError(f"{label}: weight {tensor.name!r} declares a negative dimension")
+    if tensor.HasField("raw_data"):
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        expected = _packed_bytes(tensor.data_type, dtype, tensor.dims)
+        if len(tensor.raw_data) != expected:
+            raise FailureError(
+                f"{label}: weight {tensor.name!r} holds {len(tensor.raw_data)} bytes where its shape "
+                f"{list(tensor.dims)} needs {expected}"
+            )
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:
+        raise FailureError(f"{label}: weight {tensor.name!r} is corrupt: {error}") from error
+
+
+def _packed_bytes(data_type: Any, dtype: np.dtype[Any], dims: Any) -> int:
+    count = math.prod(int(dim) for dim in dims)
+    bits: int = {
+        onnx.TensorProto.INT4: 4,
+        onnx.TensorProto.UINT4: 4,
+        onnx.TensorProto.FLOAT4E2M1: 4,
+        onnx.TensorProto.INT2: 2,
+        onnx.TensorProto.UINT2: 2,
+    }.get(data_type, dtype.itemsize * 8)
+    return (count * bits + 7) // 8
+
+
+def _external_value(tensor: onnx.TensorProto, path: Path | None, external: set[Path], label: str) -> np.ndarray:
+    if path is None:
+        raise UsageError(f"weight {tensor.name!r} is stored outside the model: load the model by its path")
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    file = _external_file(entries.get("location", ""), path, tensor.name, label)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    needed = _packed_bytes(tensor.data_type, dtype, tensor.dims)
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", needed))
+    except ValueError as error:
+        raise FailureError(f"{label}: weight {tensor.name!r} has a malformed offset or length") from error
+    if length != needed or offset < 0 or offset + length > file.stat().st_size:
+        raise FailureError(
+            f"{label}: weight {tensor.name!r} needs {needed} bytes at offset {offset} of {file.name}, "
+            "which the file does not hold"
+        )
+    external.add(file)
+    if needed != dtype.itemsize * int(np.prod(tensor.dims, dtype=np.int64)):
+        raw = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type)
+        raw.raw_data = np.fromfile(file, np.uint8, length, offset=offset).tobytes()
+        return np.asarray(numpy_helper.to_array(raw))
+    if needed == 0:
+        return np.zeros(tuple(tensor.dims), dtype)
+    with file.open("rb") as stream:
+        view = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(view, dtype, needed // dtype.itemsize, offset).reshape(tuple(tensor.dims))
+
+
+def _external_file(location: str, path: Path, name: str, label: str) -> Path:
+    folder = path.resolve().parent
+    file = folder / location
+    where = f"{label}: weight {name!r} points to external data {location!r}"
+    if not location or os.path.isabs(location) or not file.resolve().is_relative_to(folder):
+        raise FailureError(f"{where} outside the model's folder; such files are not read")
+    if not file.exists():
+        raise FailureError(f"{where}, which is missing from {folder}")
+    if file.is_symlink() or not file.is_file() or file.stat().st_nlink > 1:
+        raise FailureError(f"{where}, which is a link or no plain file; such files are not read")
+    return file
+
+
+def _dense(sparse: onnx.SparseTensorProto, label: str) -> np.ndarray:
+    dims = tuple(sparse.dims)
+    values = numpy_helper.to_array(sparse.values)
+    indices = numpy_helper.to_array(sparse.indices)
+    total = int(np.prod(dims, dtype=object))
+    if total * values.dtype.itemsize > MAX_PROTOBUF_BYTES:
+        raise FailureError(f"{label}: sparse weight {sparse.values.name!r} would take {total} elements when dense")
+    dense = np.zeros(dims, values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
+
+
+def _check_structure(proto: onnx.ModelProto, constants: dict[str, np.ndarray], label: str) -> None:
+    """Run onnx's checker on the structure, constants declared as inputs so that no weight is serialised."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    declared = {value.name for value in probe.graph.input}
+    for name, value in constants.items():
+        if name not in declared:
+            data_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            probe.graph.input.append(onnx.helper.make_tensor_value_info(name, data_type, value.shape))
+    try:
+        checker.check_model(probe)
+    except checker.ValidationError as error:
+        reason = str(error).split("==> Context")[0].strip().splitlines()[0]
+        if "No Op registered" in reason or "No opset import" in reason:
+            raise UnsupportedError(f"{label} cannot be run: {reason}") from error
+        raise FailureError(f"{label} is not a valid ONNX model: {reason}") from error
+
+
+def _check_weights(constants: dict[str, np.ndarray], label: str) -> None:
+    for name, value in constants.items():
+        if not np.issubdtype(value.dtype, np.floating) or value.size < 1:
+            continue
+        with np.errstate(all="ignore"):
+            suspicious = not np.isfinite(value.sum(dtype=np.float32))
+        if suspicious and np.isnan(value).any():
+            raise FailureError(f"{label}: weight {name!r} contains NaN")
+        if suspicious and value.size > 1 and np.isinf(value).any():
+            raise FailureError(f"{label}: weight {name!r} contains Inf")

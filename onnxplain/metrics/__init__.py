@@ -1,0 +1,1 @@
+"""Measures of explanations, box readers, intervals and the trivial maps every method is held against."""

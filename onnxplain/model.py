@@ -1,0 +1,315 @@
+"""A loaded ONNX file: its layer graph, its sessions, its inputs and outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxplain.engine.recording import Recording, record, recording_session
+from onnxplain.engine.sessions import Runtime, Session, SessionCache, graph_model, resolve_providers
+from onnxplain.errors import FailureError, UsageError
+from onnxplain.graph.canonize import Change, canonize
+from onnxplain.graph.fold import freeze, surgeon_graph
+from onnxplain.graph.layers import LayerGraph, Tensor
+from onnxplain.graph.reader import ModelFile, read
+
+Feed = Mapping[str, np.ndarray]
+
+
+_TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-3}
+"""How far an output may differ, relative to its largest magnitude, by the bytes of its type."""
+
+
+class Model:
+    """An ONNX model, ready to run and to be explained; make one with :func:`onnxplain.load`.
+
+    Attributes
+    ----------
+    path : pathlib.Path or None
+    metadata : dict of str to str
+        The file's metadata_props.
+    graph : LayerGraph
+        The canonized graph that is analysed.
+    changes : tuple of Change
+        What the canonizers did.
+    runtime : Runtime
+    remarks : set of str
+        What checks of instrumented runs found worth telling.
+    """
+
+    def __init__(self, source: ModelFile, original: Any, runtime: Runtime) -> None:
+        self.file = source
+        self.path: Path | None = source.path
+        self.metadata = dict(source.metadata)
+        self.runtime = runtime
+        self.original_graph = freeze(surgeon_graph(source), source)
+        self.graph: LayerGraph
+        self.changes: tuple[Change, ...]
+        self.graph, self.changes = canonize(self.original_graph)
+        self.sessions = SessionCache()
+        self._original = original
+        self.checked: set[Any] = set()
+        self.remarks: set[str] = set()
+
+    @property
+    def label(self) -> str:
+        """How messages call the model."""
+        return self.file.label
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the model takes: name, dtype, shape."""
+        return self.graph.inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What the model returns: name, dtype, shape."""
+        return self.graph.outputs
+
+    @property
+    def plain(self) -> Session:
+        """The session of the file as it stands."""
+        return self.sessions.get("plain", self._plain_session)
+
+    def _plain_session(self, optimization: str | None = None) -> Session:
+        if self.path is not None:
+            return Session(str(self.path), self.runtime, optimization=optimization, label=self.label)
+        data = self._original if isinstance(self._original, bytes) else self._original.SerializeToString()
+        return Session(data, self.runtime, optimization=optimization, label=self.label)
+
+    @property
+    def batched(self) -> bool:
+        """Whether every input has a free first axis, so that samples can be stacked."""
+        return all(t.shape is not None and len(t.shape) > 0 and not isinstance(t.shape[0], int) for t in self.inputs)
+
+    def check_feed(self, feed: Feed | np.ndarray) -> dict[str, np.ndarray]:
+        """``feed`` with every name, dtype and shape checked.
+
+        Parameters
+        ----------
+        feed : mapping of str to array, or array
+            A bare array is accepted for a model with one input. Floating arrays are cast to the input's floating type.
+
+        Raises
+        ------
+        UsageError
+            Unknown or missing input, wrong dtype or shape.
+        FailureError
+            NaN or Inf in the input.
+        """
+        if not isinstance(feed, Mapping):
+            if len(self.inputs) != 1:
+                names = ", ".join(tensor.name for tensor in self.inputs)
+                raise UsageError(f"{self.label} has {len(self.inputs)} inputs ({names}): give a dict of name to array")
+            feed = {self.inputs[0].name: feed}
+        known = {tensor.name: tensor for tensor in self.inputs}
+        for name in feed:
+            if name not in known:
+                raise UsageError(f"{self.label} has no input {name!r}; it has {', '.join(known)}")
+        missing = [name for name in known if name not in feed]
+        if missing:
+            raise UsageError(f"{self.label} also needs input {', '.join(missing)}")
+        checked = {name: _check_array(np.asarray(value), known[name], self.label) for name, value in feed.items()}
+        empty = [name for name, value in checked.items() if not value.size and 0 not in (known[name].shape or ())]
+        if empty:
+            raise UsageError(f"input {empty[0]!r} holds no samples")
+        if self.batched and len({len(value) for value in checked.values()}) > 1:
+            sizes = ", ".join(f"{name} {len(value)}" for name, value in checked.items())
+            raise UsageError(f"the inputs hold different numbers of samples: {sizes}")
+        return checked
+
+    def run(self, feed: Feed | np.ndarray, taps: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """The model's outputs, and intermediate tensors by name.
+
+        Parameters
+        ----------
+        feed : mapping of str to array, or array
+        taps : sequence of str
+            Names of tensors inside the model.
+
+        Raises
+        ------
+        UsageError
+            Unknown tensor, or one that canonizing has folded away.
+        """
+        checked = self.check_feed(feed)
+        result = self.plain.run(checked)
+        if taps:
+            result |= self.trace([self.tensor(name) for name in taps], checked)
+        return result
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the analysed graph by name.
+
+        Raises
+        ------
+        UsageError
+            No such tensor.
+        """
+        if name in self.graph.tensors:
+            return self.graph.tensors[name]
+        if name in self.original_graph.tensors:
+            raise UsageError(f"tensor {name!r} lies between a convolution and the batch normalization folded into it")
+        close = [known for known in self.graph.tensors if name.lower() in known.lower()][:5]
+        hint = f"; close to it: {', '.join(close)}" if close else "; `onnxplain inspect --layers` lists them"
+        raise UsageError(f"{self.label} has no tensor {name!r}{hint}")
+
+    def trace(self, tensors: Sequence[Tensor], feed: Feed) -> dict[str, np.ndarray]:
+        """Run with ``tensors`` exposed, by name; constants are not run for.
+
+        The first run of each set of tensors also returns the model's outputs, which must equal the plain run's.
+
+        Raises
+        ------
+        FailureError
+            The instrumented graph computes something else than the file.
+        """
+        wanted = sorted({t.name for t in tensors if t.value is None and t.producer is not None})
+        values = {t.name: t.value for t in tensors if t.value is not None}
+        values |= {t.name: np.asarray(feed[t.name]) for t in tensors if t.name in feed}
+        if not wanted:
+            return values
+        session = self.sessions.get(("trace", tuple(wanted)), lambda: self._tapped(wanted))
+        if ("trace", tuple(wanted)) in self.checked:
+            return values | session.run(feed, wanted)
+        outputs = [out.name for out in self.outputs if out.value is None]
+        found = session.run(feed, list(dict.fromkeys([*wanted, *outputs])))
+        self.verify(found, feed)
+        self.checked.add(("trace", tuple(wanted)))
+        return values | {name: found[name] for name in wanted}
+
+    def verify(self, found: Feed, feed: Feed) -> None:
+        """Compare the outputs of an instrumented run with the plain run's.
+
+        Quantized graphs that onnxruntime's optimiser fuses into integer kernels may round otherwise than the graph as
+        written: there the instrumented run must equal the run without optimisation, and ``remarks`` says how
+        far the two differ.
+
+        Raises
+        ------
+        FailureError
+            The instrumented graph computes something else than the file.
+        """
+        problem = _difference(found, self.plain.run(feed))
+        if problem is None:
+            return
+        name, difference, scale = problem
+        said = f"{difference:.3g} (largest value {scale:.3g})"
+        quantized = any(layer.op_type == "QuantizeLinear" for layer in self.graph.layers)
+        if quantized and _difference(found, self._unoptimized.run(feed)) is None:
+            self.remarks.add(
+                f"explained is the quantized graph as written; onnxruntime's integer kernels change output {name!r} "
+                f"by {said}"
+            )
+            return
+        raise FailureError(
+            f"{self.label}: output {name!r} of the instrumented graph differs from the plain run by {said}; "
+            "try optimization='basic' in onnxplain.load"
+        )
+
+    @property
+    def _unoptimized(self) -> Session:
+        return self.sessions.get("unoptimized", lambda: self._plain_session("disable"))
+
+    def _tapped(self, names: Sequence[str]) -> Session:
+        tensors = [self.graph.tensors[name] for name in names]
+        outputs = [out for out in self.outputs if out.value is None]
+        model, weights = graph_model(self.graph, list(dict.fromkeys([*tensors, *outputs])))
+        return Session(model, self.runtime, weights, label=self.label)
+
+    def recording(self, feed: Feed, target: Tensor, batch: int | None = None) -> Recording:
+        """Shapes of a run on ``feed``, or on ``batch`` copies of its first sample; kept per shape."""
+        if batch is not None:
+            feed = {name: np.repeat(value[:1], batch, axis=0) for name, value in feed.items()}
+        shapes = tuple((name, value.shape) for name, value in sorted(feed.items()))
+        session = self.sessions.get(
+            ("shapes", target.name), lambda: recording_session(self.graph, target, self.runtime, self.label)
+        )
+        return self.sessions.get(
+            ("recording", target.name, shapes), lambda: record(session, self.graph, target, feed)
+        )  # fmt: skip
+
+
+def _difference(found: Feed, expected: Feed) -> tuple[str, float, float] | None:
+    """The first output that differs beyond rounding: its name, the difference, its largest magnitude."""
+    for name, value in expected.items():
+        if name not in found or not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
+            continue
+        scale = float(np.abs(value).max()) + 1e-6
+        difference = float(np.abs(found[name].astype(np.float64) - value).max())
+        if not difference <= _TOLERANCE[value.dtype.itemsize] * scale:
+            return name, difference, scale
+    return None
+
+
+def _check_array(value: np.ndarray, tensor: Tensor, label: str) -> np.ndarray:
+    expected = tensor.dtype
+    if expected is None or tensor.shape is None:
+        return value
+    if value.dtype != expected:
+        if value.dtype.kind == "f" and expected.kind == "f":
+            value = value.astype(expected)
+        else:
+            raise UsageError(f"input {tensor.name!r} must have dtype {expected}, not {value.dtype}")
+    fits = value.ndim == len(tensor.shape) and all(
+        not isinstance(dim, int) or size == dim for size, dim in zip(value.shape, tensor.shape, strict=True)
+    )
+    batch_split = (
+        value.ndim == len(tensor.shape) > 0
+        and isinstance(tensor.shape[0], int)
+        and tensor.shape[0] > 0
+        and value.shape[0] % tensor.shape[0] == 0
+        and value.shape[1:] == tuple(value.shape[1:])
+        and all(not isinstance(d, int) or s == d for s, d in zip(value.shape[1:], tensor.shape[1:], strict=True))
+    )
+    if not fits and not batch_split:
+        wanted = "x".join(str(dim) if dim is not None else "?" for dim in tensor.shape)
+        got = "x".join(map(str, value.shape)) or "a scalar"
+        raise UsageError(f"input {tensor.name!r} must have shape {wanted}, not {got}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise FailureError(f"input {tensor.name!r} contains NaN or Inf")
+    return value
+
+
+def load(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    providers: Sequence[str] | str | None = None,
+    *,
+    threads: int = 0,
+    optimization: str = "all",
+    tf32: bool = False,
+) -> Model:
+    """Load an ONNX model.
+
+    Parameters
+    ----------
+    source : path, bytes or onnx.ModelProto
+    providers : str, sequence of str or None
+        Execution providers ("cuda", "cpu" or onnxruntime's names); None takes CUDA where it works, else the CPU.
+    threads : int
+        Threads of onnxruntime; 0 for one per core.
+    optimization : {"all", "extended", "basic", "disable"}
+        onnxruntime's graph optimisation level.
+    tf32 : bool
+        Let CUDA round products to TF32.
+
+    Raises
+    ------
+    UsageError
+        Missing file, unknown or absent provider.
+    FailureError
+        Corrupt file.
+    UnsupportedError
+        Opset, IR version or op that onnxruntime does not run.
+    """
+    if optimization not in ("all", "extended", "basic", "disable"):
+        raise UsageError(f"optimization must be all, extended, basic or disable, not {optimization!r}")
+    file = read(source)
+    names, chosen = resolve_providers(providers)
+    runtime = Runtime(names, chosen, threads, optimization, tf32)
+    return Model(file, source, runtime)

@@ -1,0 +1,35 @@
+"""What happens at each op type, one file per family."""
+
+from onnxplain.ops import (
+    activation,
+    convolution,
+    elementwise,
+    matmul,
+    normalization,
+    padding,
+    plumbing,
+    pooling,
+    quantized,
+    reduction,
+    resizing,
+    shape,
+)
+from onnxplain.ops.base import At, Kind, Linear, Op, find, table
+
+__all__ = ["At", "Kind", "Linear", "Op", "find", "table"]
+
+FAMILIES = (
+    activation,
+    convolution,
+    elementwise,
+    matmul,
+    normalization,
+    padding,
+    plumbing,
+    pooling,
+    quantized,
+    reduction,
+    resizing,
+    shape,
+)
+"""The modules that fill the table."""

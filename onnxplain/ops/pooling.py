@@ -1,0 +1,109 @@
+"""Max and average pools, local and global."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from onnxplain.engine.namespace import Array, Window
+from onnxplain.ops.base import At, Gradients, Kind, Op, register
+from onnxplain.ops.window import spatial_window
+
+
+class _Pool(Op):
+    keeps_sign = True
+
+    def window(self, at: At) -> Window:
+        """Where each output looks."""
+        raise NotImplementedError  # pragma: no cover
+
+    def fixate(self, at: At, points: Any) -> Sequence[Any | None]:
+        """The largest activation of the window, of average pools too."""
+        return (at.points.window(points, at.x(), at.out_shape(), self.window(at)),)
+
+
+class _GlobalWindow(_Pool):
+    def window(self, at: At) -> Window:
+        """One window over everything."""
+        size = at.shape(0)[2:]
+        ones, zeros = (1,) * len(size), (0,) * len(size)
+        return Window(tuple(size), ones, ones, zeros, zeros)
+
+
+class _LocalWindow(_Pool):
+    def window(self, at: At) -> Window:
+        """Kernel, strides, dilations and pads from the node."""
+        return spatial_window(at, at["kernel_shape"])
+
+
+class _Max(_Pool):
+    kind = Kind.WINNER
+
+    def forward(self, at: At, x: Array) -> Array:
+        return at.xp.max_pool(x, self.window(at))
+
+    def vjp(self, at: At, g: Array, *indices: Array) -> Gradients:
+        return (at.xp.max_unpool(g, at.x(), self.window(at)),)
+
+
+class _Average(_Pool):
+    kind = Kind.SUM
+
+    def forward(self, at: At, x: Array) -> Array:
+        return at.xp.sum_pool(x, self.window(at)) * self._share(at)
+
+    def vjp(self, at: At, g: Array) -> Gradients:
+        return (at.xp.sum_unpool(g * self._share(at), self.window(at), at.shape(0)[2:]),)
+
+    def _share(self, at: At) -> Array:
+        """1 / (number of elements that an output averages), a number where all outputs agree."""
+        window, size = self.window(at), at.shape(0)[2:]
+        begin, end = (0,) * len(size), (0,) * len(size)
+        if at.get("count_include_pad", 0):
+            begin, end = window.begin, self._end_pads(at, window)
+        counts = [
+            [
+                sum(-begin[axis] <= o * stride - first + k * dilation < size[axis] + end[axis] for k in range(kernel))
+                for o in range(at.out_shape()[2 + axis])
+            ]
+            for axis, (kernel, stride, dilation, first) in enumerate(zip(*window[:4], strict=True))
+        ]
+        if all(count == kernel for per_axis, kernel in zip(counts, window.kernel, strict=True) for count in per_axis):
+            return 1.0 / math.prod(window.kernel)
+        share = at.xp.const([1.0])
+        for axis, per_axis in enumerate(counts):
+            shape = [1] * at.rank()
+            shape[2 + axis] = len(per_axis)
+            share = share * at.xp.reshape(at.xp.const([1.0 / count for count in per_axis]), shape)
+        return share
+
+    def _end_pads(self, at: At, window: Window) -> tuple[int, ...]:
+        """The padding that counts: what a last window of ceil mode reads beyond it does not."""
+        match at.get("auto_pad", "NOTSET"):
+            case "SAME_UPPER" | "SAME_LOWER":
+                return window.end
+            case "VALID":
+                return (0,) * len(window.end)
+        pads: tuple[int, ...] = tuple(at.get("pads") or (0,) * 2 * len(window.end))
+        return pads[len(window.end) :]
+
+
+@register("MaxPool")
+class MaxPool(_LocalWindow, _Max):
+    """The first maximum of each window takes all."""
+
+
+@register("GlobalMaxPool")
+class GlobalMaxPool(_GlobalWindow, _Max):
+    """The first maximum of each channel takes all."""
+
+
+@register("AveragePool")
+class AveragePool(_LocalWindow, _Average):
+    """The mean over each window, padding counted where count_include_pad says so."""
+
+
+@register("GlobalAveragePool")
+class GlobalAveragePool(_GlobalWindow, _Average):
+    """The mean over each channel."""

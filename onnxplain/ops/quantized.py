@@ -1,0 +1,70 @@
+"""QuantizeLinear and DequantizeLinear: straight through where the value is representable, as a Clip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxplain.engine.namespace import Array
+from onnxplain.ops.base import At, Gradients, Op, register
+
+_RANGES = {
+    "uint8": (0, 255),
+    "int8": (-128, 127),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+    "uint4": (0, 15),
+    "int4": (-8, 7),
+}
+
+
+class _Scaled(Op):
+    status = "approximate"
+    fixed = (1, 2)
+
+    def scale(self, at: At) -> Array:
+        """The scale, broadcastable to the input."""
+        return self._spread(at, at.x(1), at.rank(1))
+
+    def zero_point(self, at: At) -> Array | float:
+        """The zero point in the working precision."""
+        return 0.0 if at.input(2) is None else self._spread(at, at.xp.cast(at.x(2)), at.rank(2))
+
+    def _spread(self, at: At, parameter: Array, rank: int) -> Array:
+        if rank == 0 or at.shape(1) == (1,):
+            return at.xp.reshape(parameter, (1,) * at.rank())
+        axis = at.axis(at.get("axis", 1))
+        if rank == at.rank() and at.get("block_size", 0):
+            block = at["block_size"]
+            return at.xp.gather(parameter, [i // block for i in range(at.shape()[axis])], axis)
+        return at.xp.reshape(parameter, tuple(-1 if i == axis else 1 for i in range(at.rank())))
+
+
+@register("QuantizeLinear")
+class QuantizeLinear(_Scaled):
+    """round(x / scale) + zero point, saturated; the gradient is zero where it saturates."""
+
+    def forward(self, at: At, x: Array, *settings: Array) -> Array:
+        low, high = self._range(at)
+        rounded = at.xp.round(x / self.scale(at)) + self.zero_point(at)
+        return at.xp.minimum(at.xp.maximum(rounded, low), high)
+
+    def vjp(self, at: At, g: Array) -> Gradients:
+        low, high = self._range(at)
+        scale = self.scale(at)
+        return (at.xp.mask(g / scale, at.x() / scale + self.zero_point(at), low, high), None, None)
+
+    def _range(self, at: At) -> tuple[float, float]:
+        dtype: Any = at.output().dtype
+        low, high = _RANGES[str(dtype)]
+        return float(low), float(high)
+
+
+@register("DequantizeLinear")
+class DequantizeLinear(_Scaled):
+    """(x - zero point) * scale."""
+
+    def forward(self, at: At, x: Array, *settings: Array) -> Array:
+        return (at.xp.cast(x) - self.zero_point(at)) * self.scale(at)
+
+    def vjp(self, at: At, g: Array) -> Gradients:
+        return (g * self.scale(at), None, None)

@@ -1,0 +1,61 @@
+"""What a rule is: the local maths of one backward step of relevance, independent of the op.
+
+Notation: z = W x + b the forward output, R the relevance arriving, R' the relevance handed down,
+stab(z) = z + epsilon * sgn(z) with sgn(0) = +1, p(a) = max(a, 0), n(a) = min(a, 0). The bias's share is absorbed,
+never redistributed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from onnxplain.engine.namespace import Array
+from onnxplain.errors import UnsupportedError
+from onnxplain.ops.base import At, Kind, Op
+
+EPSILON = 1e-6
+
+Relevance = Sequence[Array | None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base of every rule: called with the place, the op and the relevance at each output; returns one per input."""
+
+    name: ClassVar[str] = ""
+    kinds: ClassVar[frozenset[Kind] | None] = None
+    """The kinds it applies to, None for all."""
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        """Relevance at each input."""
+        raise NotImplementedError  # pragma: no cover
+
+    def check_operands(self, at: At, served: set[int]) -> None:
+        """Raise UnsupportedError where the path leads to an operand that the rule hands nothing to."""
+        if not served.issuperset(at.active()):
+            raise UnsupportedError(
+                f"rule {self.name!r} hands nothing to operand {max(at.active())} of {at.layer.op_type} "
+                f"{at.layer.name!r}, which depends on the input; rule 'norm' shares relevance among all operands"
+            )
+
+    def parameters(self) -> dict[str, Any]:
+        """The rule's settings by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def absorb(at: At, r: Array, s: Array, z: Array, b: Array | None, epsilon: float, unsigned: bool = False) -> None:
+    """Enter in the ledger what r = s * stab(z) loses: s * b, s * epsilon * sgn(z), and all of r where z is 0."""
+    if at.absorbed is None:
+        return
+    xp = at.xp
+    at.absorb("stabilizer", s * (xp.abs(xp.sign(z)) if unsigned else xp.sign(z)) * epsilon)
+    at.absorb("zero", xp.where(xp.equal(z, 0.0), r, 0.0))
+    if b is not None:
+        at.absorb("bias", s * b)
+
+
+def shares(at: At, r: Array, z: Array, epsilon: float, unsigned: bool) -> Array:
+    """s = r / stab(z), or r / (z + epsilon) where the stabilizer is ``unsigned``."""
+    return r / (z + epsilon) if unsigned else at.xp.ratio(r, z, epsilon)

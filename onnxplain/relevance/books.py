@@ -1,0 +1,276 @@
+"""Rule books: TOML files that say which rule stands at which layers, first match wins; the field calls them composites.
+
+A book looks like this::
+
+    description = "z-plus on convolutions, epsilon on dense layers"
+    seed = "value"             # what stands at the target: its own value, or a number
+    otherwise = "relevance"    # layers without a match: the default of their kind, or "gradient"
+
+    [[rule]]
+    op = ["Conv", "ConvTranspose"]
+    use = "z-plus"
+
+    [[rule]]
+    kind = "linear"
+    use = "epsilon"
+    epsilon = 1e-6
+
+A rule matches when all its conditions hold: ``op`` (op types), ``kind`` (see :class:`onnxplain.ops.Kind`), ``name``
+(a pattern with * and ?), ``first`` and ``last`` (linear layers with no other linear layer before or behind them, so
+both branches of a fork at the input are first), ``index`` (position among the linear layers, negative from the end),
+``spatial`` (whether the layer has a window).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from onnxplain.errors import UsageError
+from onnxplain.ops import Kind, table
+from onnxplain.relevance.rules import RULES, Rule
+from onnxplain.resources import resource
+
+DEFAULTS = {
+    Kind.SUM: "norm",
+    Kind.PASS: "pass",
+    Kind.ROUTE: "gradient",
+    Kind.WINNER: "gradient",
+    Kind.PRODUCT: "uniform",
+    Kind.NONE: "stop",
+}
+"""The rule of each kind where no line of the book matches; linear layers have none."""
+
+_KINDS = [kind.value for kind in Kind]
+
+
+def _op_types(value: Any) -> bool:
+    known = {op_type for _, op_type in table()}
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) and name in known for name in names)
+
+
+def _true_or_false(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "op": (_op_types, "op types that can be explained (`onnxplain ops` lists them)"),
+    "kind": (lambda value: value in _KINDS, "one of " + ", ".join(_KINDS)),
+    "name": (lambda value: isinstance(value, str), "a text with * and ? as wildcards"),
+    "first": (_true_or_false, "true or false"),
+    "last": (_true_or_false, "true or false"),
+    "spatial": (_true_or_false, "true or false"),
+    "index": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+}
+"""Per condition, what its value must be: a test and the words for it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a book's conditions are held against."""
+
+    op_type: str
+    name: str
+    kind: Kind
+    first: bool = False
+    last: bool = False
+    index: int | None = None
+    from_end: int | None = None
+    spatial: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One entry of a book: the line of the file where it starts, conditions and a rule."""
+
+    number: int
+    conditions: Mapping[str, Any] = field(hash=False)
+    rule: Rule
+
+    def matches(self, place: Place) -> bool:
+        """Whether every condition holds."""
+        return all(self._holds(key, value, place) for key, value in self.conditions.items())
+
+    def _holds(self, key: str, value: Any, place: Place) -> bool:
+        match key:
+            case "op":
+                return place.op_type in ([value] if isinstance(value, str) else value)
+            case "kind":
+                return bool(place.kind.value == value)
+            case "name":
+                return fnmatch.fnmatchcase(place.name, value)
+            case "index":
+                return value in (place.index, place.from_end)
+            case _:
+                return bool(getattr(place, key) is value)
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{key} = {value}" for key, value in self.conditions.items())
+        return f"line {self.number}: {said or 'every layer'}"
+
+
+@dataclass(frozen=True)
+class RuleBook:
+    """A named list of lines.
+
+    Attributes
+    ----------
+    name, description : str
+    lines : tuple of Line
+    seed : float or None
+        None where the target's own value stands at the target.
+    gradient : bool
+        Whether layers without a match take their gradient instead of the default of their kind.
+    """
+
+    name: str
+    description: str
+    lines: tuple[Line, ...]
+    seed: float | None = None
+    gradient: bool = False
+
+    def choose(self, place: Place) -> tuple[Rule, str] | None:
+        """The rule for a layer and the reason, None where the book says nothing."""
+        for line in self.lines:
+            if line.matches(place):
+                return line.rule, str(line)
+        if self.gradient:
+            return RULES["gradient"](), "otherwise: gradient"
+        name = DEFAULTS.get(place.kind)
+        return None if name is None else (RULES[name](), f"default for kind {place.kind.value}")
+
+    @property
+    def settings(self) -> set[str]:
+        """The names of the settings that its rules have."""
+        return {name for line in self.lines for name in line.rule.parameters()}
+
+    def with_options(self, options: Mapping[str, Any]) -> RuleBook:
+        """The book with settings such as ``low`` and ``high`` filled into every rule that has them.
+
+        Raises
+        ------
+        UsageError
+            No rule of the book has the setting, or the value does not fit it.
+        """
+        for key in options:
+            if key not in self.settings:
+                offer = ", ".join(sorted(self.settings)) or "none"
+                raise UsageError(f"rule book {self.name!r} has no setting {key!r}; it has {offer}")
+        lines = []
+        for line in self.lines:
+            settings = {key: value for key, value in options.items() if key in line.rule.parameters()}
+            where = f"rule book {self.name!r}, options for {line}"
+            lines.append(replace(line, rule=_make(type(line.rule), line.rule.parameters() | settings, where)))
+        return replace(self, lines=tuple(lines))
+
+
+def rule_book_names() -> list[str]:
+    """The names of the books that come with onnxplain."""
+    return sorted(path.stem for path in resource("rules").glob("*.toml"))
+
+
+def load_rule_book(source: str | Path) -> RuleBook:
+    """A book by name or by the path of a TOML file.
+
+    Raises
+    ------
+    UsageError
+        No such book; a wrong key, value or rule, named with the line it stands in.
+    """
+    path = Path(source)
+    if path.suffix != ".toml":
+        path = resource("rules") / f"{source}.toml"
+        if str(source) not in rule_book_names():
+            raise UsageError(
+                f"there is no rule book {str(source)!r}; there are {', '.join(rule_book_names())}, or give a .toml file"
+            )
+    try:
+        return _book(path, path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such rule book") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not a TOML file: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+@functools.lru_cache
+def _book(path: Path, text: str) -> RuleBook:
+    content = tomllib.loads(text)
+    _check_keys(content, {"description", "seed", "otherwise", "rule"}, str(path))
+    seed = content.get("seed", "value")
+    if seed != "value" and not (isinstance(seed, int | float) and not isinstance(seed, bool)):
+        raise UsageError(f'{path}: seed must be "value" or a number, not {seed!r}')
+    otherwise = content.get("otherwise", "relevance")
+    if otherwise not in ("relevance", "gradient"):
+        raise UsageError(f'{path}: otherwise must be "relevance" or "gradient", not {otherwise!r}')
+    entries = content.get("rule", [])
+    starts = [number for number, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*rule\s*\]\]", line)]
+    if not isinstance(entries, list) or len(entries) != len(starts):
+        raise UsageError(f"{path}: write every rule as a [[rule]] table")
+    return RuleBook(
+        path.stem,
+        str(content.get("description", "")),
+        tuple(_line(number, entry, f"{path}, line {number}") for number, entry in zip(starts, entries, strict=True)),
+        None if seed == "value" else float(seed),
+        otherwise == "gradient",
+    )
+
+
+def _line(number: int, entry: dict[str, Any], where: str) -> Line:
+    use = entry.get("use")
+    if not isinstance(use, str) or use not in RULES:
+        said = f"unknown rule {use!r}" if "use" in entry else 'a rule needs use = "..."'
+        raise UsageError(f"{where}: {said}; there are {', '.join(sorted(RULES))}")
+    settings = {field.name for field in fields(RULES[use])}
+    _check_keys(entry, {"use", *_CONDITIONS, *settings}, where)
+    conditions = {key: value for key, value in entry.items() if key in _CONDITIONS}
+    for key, value in conditions.items():
+        fits, wanted = _CONDITIONS[key]
+        if not fits(value):
+            raise UsageError(f"{where}: {key} must be {wanted}, not {value!r}")
+    parameters = {key: value for key, value in entry.items() if key in settings}
+    return Line(number, conditions, _make(RULES[use], parameters, where))
+
+
+def _make(rule: type[Rule], settings: Mapping[str, Any], where: str) -> Rule:
+    values = {}
+    for setting in fields(rule):
+        value = settings.get(setting.name, setting.default)
+        value = value.tolist() if hasattr(value, "tolist") else value
+        values[setting.name] = tuple(value) if isinstance(value, list) else value
+        wanted = _misfit(setting.default, values[setting.name])
+        if wanted is not None:
+            raise UsageError(f"{where}: {setting.name} must be {wanted}, not {value!r}")
+    try:
+        return rule(**values)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _misfit(default: Any, value: Any) -> str | None:
+    """What the value of a setting should have been, by the type of its default; None where it fits."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if default is None:
+        numbers = value if isinstance(value, tuple) and value else [value]
+        return None if value is None or all(map(_is_number, numbers)) else "a number or a list of one per channel"
+    return None if _is_number(value) and value >= 0 else "a number that is not negative"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")

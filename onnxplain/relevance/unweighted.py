@@ -1,0 +1,124 @@
+"""The rules on everything but weighted layers: sums, products of activations, activations, moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxplain.engine.namespace import Array
+from onnxplain.errors import UsageError
+from onnxplain.ops.base import At, Kind, Linear, Op
+from onnxplain.relevance.base import EPSILON, Relevance, Rule, absorb, shares
+
+
+@dataclass(frozen=True)
+class Norm(Rule):
+    """R shared by contribution: R'_i = x_i * J_i^T (R / stab(y)). Not conserved: constants, stabilizer.
+
+    ``unsigned`` as for epsilon.
+    """
+
+    name = "norm"
+    stabilizer: float = EPSILON
+    unsigned: bool = False
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        s = shares(at, r[0], at.y(), self.stabilizer, self.unsigned)
+        absorb(at, r[0], s, at.y(), op.bias(at), self.stabilizer, self.unsigned)
+        signals = op.adjoint(at, s)
+        return [None if g is None else at.x(index) * g for index, g in enumerate(signals)]
+
+
+@dataclass(frozen=True)
+class Uniform(Rule):
+    """A product of two activations gives each of them half of R (Achtibat et al. 2024, AttnLRP).
+
+    Element by element each operand gets R / 2. An operand that is broadcast against one of the output's own shape is a
+    gate and gets nothing, the signal takes all; so does an operand whose partner is not on the path.
+    Matrix products: R_A = A * J_A^T (R / stab(2 O)), all of R where the partner is not on the path.
+    Not conserved in matrix products: bias, stabilizer.
+    """
+
+    name = "uniform"
+    kinds = frozenset({Kind.PRODUCT})
+    stabilizer: float = EPSILON
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        if isinstance(op, Linear):
+            return self._matrices(at, op, r[0])
+        signals = [index for index in at.active() if at.shape(index) == at.out_shape()] or at.active()
+        share = r[0] / len(signals)
+        return [at.fit(share, index) if index in signals else None for index in range(len(at.layer.inputs))]
+
+    def _matrices(self, at: At, op: Linear, r: Array) -> Relevance:
+        self.check_operands(at, {0, 1})
+        operands = len(at.active())
+        z = at.y() * operands
+        s = at.xp.ratio(r, z, self.stabilizer)
+        b = op.bias(at)
+        absorb(at, r, s, z, None if b is None else b * operands, self.stabilizer)
+        return [None if g is None else at.x(index) * g for index, g in enumerate(op.vjp(at, s))]
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """R' = R at the first input on the path, whatever the layer computes."""
+
+    name = "pass"
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        first = at.active()[0]
+        shape, out = at.shape(first), at.out_shape()
+        if len(shape) > len(out) or any(a not in (1, b) for a, b in zip(shape[::-1], out[::-1], strict=False)):
+            raise UsageError(
+                f"rule 'pass' does not fit {at.layer.op_type} {at.layer.name!r}: input and output differ in shape"
+            )
+        return [at.fit(r[0], index) if index == first else None for index in range(len(at.layer.inputs))]
+
+
+@dataclass(frozen=True)
+class Gradient(Rule):
+    """The VJP of the op. Where elements move or one wins, relevance on constants, such as padding, counts as bias."""
+
+    name = "gradient"
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        if at.absorbed is not None:
+            for part in op.on_constants(at, *r):
+                at.absorb("bias", part)
+        return op.vjp(at, *r)
+
+
+@dataclass(frozen=True)
+class GuidedRelu(Rule):
+    """g * [x > 0] * [g > 0] (guided backpropagation, Springenberg et al. 2015)."""
+
+    name = "guided-relu"
+    kinds = frozenset({Kind.PASS})
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        return op.vjp(at, at.xp.positive(r[0]))
+
+
+@dataclass(frozen=True)
+class DeconvRelu(Rule):
+    """p(g), the forward mask left out (deconvnet, Zeiler and Fergus 2014)."""
+
+    name = "deconv-relu"
+    kinds = frozenset({Kind.PASS})
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        return [at.xp.positive(r[0])]
+
+
+@dataclass(frozen=True)
+class Stop(Rule):
+    """Nothing is handed down."""
+
+    name = "stop"
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        if at.absorbed is not None:
+            for value in r:
+                if value is not None:
+                    at.absorb("stopped", value)
+        return [None] * len(at.layer.inputs)

@@ -1,0 +1,271 @@
+"""The verb explain: what it writes, what it says, and that nothing half-done stays behind."""
+
+import errno
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxplain import Explanation
+from onnxplain.cli import main
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def document(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_picture(classifier, pictures, capsys):
+    assert main(["explain", classifier, f"{pictures}/a.png", "-o", "maps"]) == 0
+    streams = capsys.readouterr()
+    assert "0 red" in streams.out
+    assert "100.0% of the relevance conserved" in streams.out
+    assert "host engine" in streams.out
+    assert re.search(r"time +read [\d.]+ s, forward [\d.]+ s, backward [\d.]+ s, render [\d.]+ s\n", streams.out)
+    assert "range: 0, 1 (sidecar net.onnxplain.toml)" in streams.err
+    assert "before the closing Softmax" in streams.err
+
+    assert names("maps/a") == ["arrays.npz", "explanation.json", "heatmap.png", "overlay.png"]
+    e = Explanation.load("maps/a")
+    assert e.target[0].label == "red"
+    [values] = e.map()
+    assert np.abs(values[:, :3]).max() == 0, "the two columns at the edge are blurred by resampling"
+    assert values[:, 5:].min() > 0
+    heat = np.asarray(Image.open("maps/a/heatmap.png"))
+    assert heat.shape == (8, 8, 3)
+    assert (heat[:, :3] == 255).all()
+    assert (heat[:, 5:, 0] > heat[:, 5:, 2]).all()
+    assert Image.open("maps/a/overlay.png").size == (32, 16)
+
+
+def test_folder_as_json(classifier, pictures, capsys):
+    assert main(["explain", classifier, pictures, "-o", "maps", "--json"]) == 0
+    said = document(capsys)
+    assert said["schema"] == "onnxplain.explain/1"
+    assert said["skipped"] == []
+    assert [one["samples"][0]["target"]["label"] for one in said["results"]] == ["red", "green", "blue"]
+    assert [one["folder"] for one in said["results"]] == ["maps/a", "maps/b", "maps/c"]
+    assert said["results"][1]["samples"][0]["top"][0]["index"] == 1
+    assert said["contract"]["size"]["value"] == [8, 8]
+    assert set(said["seconds"]) == {"read", "forward", "backward", "render"}
+    assert names("maps") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("engine", ["host", "compiled"])
+def test_a_batch_gives_what_single_inputs_give(classifier, pictures, capsys, engine):
+    for size in ("1", "3"):
+        assert main(["explain", classifier, pictures, "-o", size, "--batch-size", size, "--engine", engine]) == 0
+    for name in "abc":
+        one, batch = (Explanation.load(f"{size}/{name}") for size in ("1", "3"))
+        assert batch.prediction.shape == (1, 3)
+        assert batch.target[0].label == one.target[0].label
+        np.testing.assert_allclose(batch.relevance["image"], one.relevance["image"], atol=1e-6)
+
+
+def test_arrays_of_several_samples(classifier, capsys):
+    x = np.zeros((2, 3, 8, 8), np.float32)
+    x[0, 0], x[1, 2] = 1, 1
+    np.savez("two.npz", image=x)
+    assert main(["explain", classifier, "two.npz", "--json"]) == 0
+    [result] = document(capsys)["results"]
+    assert [one["target"]["label"] for one in result["samples"]] == ["red", "blue"]
+    assert names("onnxplain-out/two") == ["arrays.npz", "explanation.json", "heatmap-0.png", "heatmap-1.png"]
+
+
+def test_options_reach_the_method(classifier, pictures, capsys):
+    words = ["explain", classifier, f"{pictures}/a.png", "--json"]
+    assert main([*words, "--method", "integrated-gradients", "--option", "steps=8", "--target", "green-blue"]) == 0
+    assert "green-blue" in document(capsys)["results"][0]["samples"][0]["target"]["description"]
+    assert main([*words, "--keep-softmax"]) == 0
+    assert document(capsys)["results"][0]["samples"][0]["target"]["tensor"] == "class"
+    assert main([*words, "--at", "relu"]) == 0
+    assert "relu" in Explanation.load("onnxplain-out/a").at
+    assert main([*words, "--rules", "epsilon-gamma-box"]) == 0, "the bounds of z-box come from the input contract"
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--option", "steps"], "KEY=VALUE"),
+        (["--option", "a=1", "--option", "a=2"], "given twice"),
+        (["--option", "nonsense=1"], "nonsense"),
+        (["--method", "magic"], "unknown method 'magic'"),
+        (["--rules", "magic"], "no rule book 'magic'"),
+        (["--target", "violet"], "unknown target 'violet'"),
+        (["--output-name", "boxes"], "no output 'boxes'"),
+        (["--at", "nowhere"], "no tensor 'nowhere'"),
+        (["--engine", "magic"], "magic"),
+        (["--providers", "tensorrt"], "ensor"),
+        (["--labels", "missing.txt"], "missing.txt"),
+        (["--preprocess", "magic"], "magic"),
+        (["--batch-size", "0"], "--batch-size"),
+    ],
+)
+def test_what_is_asked_wrongly(classifier, pictures, capsys, extra, sentence):
+    assert main(["explain", classifier, f"{pictures}/a.png", *extra]) == 2
+    streams = capsys.readouterr()
+    assert sentence in streams.err
+    assert streams.out == ""
+    assert not Path("onnxplain-out").exists()
+
+
+def rubbish(kind):
+    """A file that is no model, by kind."""
+    content = {
+        "empty": b"",
+        "text": b"not a model\n" * 10,
+        "truncated": Path("net.onnx").read_bytes()[:200],
+    }[kind]
+    Path("bad.onnx").write_bytes(content)
+    return "bad.onnx"
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated"])
+def test_rubbish_models(classifier, pictures, capsys, kind):
+    assert main(["explain", rubbish(kind), pictures]) == 1
+    assert "bad.onnx" in capsys.readouterr().err
+    assert not Path("onnxplain-out").exists()
+
+
+@pytest.mark.parametrize("missing", ["model", "input"])
+def test_missing_files(classifier, pictures, capsys, missing):
+    words = ["nothing.onnx", pictures] if missing == "model" else [classifier, "nothing.png"]
+    assert main(["explain", *words]) == 2
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_unsupported_model(unsupported, pictures, capsys):
+    assert main(["explain", unsupported, pictures, "--preprocess", "unit"]) == 3
+    assert "Mystery" in capsys.readouterr().err
+    assert not Path("onnxplain-out").exists()
+
+
+def test_one_bad_picture_is_an_error(classifier, place, capsys):
+    Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    assert main(["explain", classifier, "broken.png"]) == 1
+    assert "broken.png" in capsys.readouterr().err
+    assert not Path("onnxplain-out").exists()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_bad_picture_among_many_is_skipped(classifier, pictures, capsys, as_json):
+    Path(pictures, "aa.png").write_bytes(b"rubbish")
+    assert main(["explain", classifier, pictures, *(["--json"] if as_json else [])]) == 1
+    assert names("onnxplain-out") == ["a", "b", "c"]
+    streams = capsys.readouterr()
+    assert "aa.png skipped: " in streams.err
+    assert "1 of 4 inputs were skipped" in streams.err
+    if as_json:
+        [skipped] = json.loads(streams.out)["skipped"]
+        assert skipped["input"] == "pictures/aa.png"
+
+
+def test_nan_among_many_is_skipped(classifier, capsys):
+    for name, value in (("good", 1), ("bad", np.nan)):
+        np.save(f"{name}.npy", np.full((1, 3, 8, 8), value, np.float32))
+    assert main(["explain", classifier, "good.npy", "bad.npy"]) == 1
+    assert names("onnxplain-out") == ["good"]
+    assert "bad.npy skipped: " in capsys.readouterr().err
+
+
+def test_folder_that_cannot_be_written(classifier, pictures, capsys):
+    Path("taken").touch()
+    assert main(["explain", classifier, pictures, "-o", "taken/maps"]) == 1
+    assert "taken is a file" in capsys.readouterr().err
+
+
+def test_full_disk(classifier, pictures, capsys, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    assert main(["explain", classifier, f"{pictures}/a.png"]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert not Path("onnxplain-out").exists()
+    assert names(".") == ["net.onnx", "net.onnxplain.toml", "pictures"]
+
+
+def test_quiet(classifier, pictures, capsys):
+    assert main(["explain", classifier, f"{pictures}/a.png", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_results_of_an_earlier_run_are_replaced(classifier, pictures):
+    words = ["explain", classifier, f"{pictures}/a.png", "--target"]
+    assert main([*words, "red"]) == 0
+    Path("onnxplain-out/a/mine.txt").touch()
+    assert main([*words, "blue"]) == 0
+    assert Explanation.load("onnxplain-out/a").target[0].label == "blue"
+    assert "mine.txt" in names("onnxplain-out/a")
+
+
+SLOW_WRITING = """
+import sys, time
+import numpy as np
+from onnxplain.cli import main
+plain = np.savez_compressed
+def slow(path, **arrays):
+    plain(path, **arrays)
+    print("writing", file=sys.stderr, flush=True)
+    time.sleep(60)
+np.savez_compressed = slow
+sys.exit(main(["explain", "net.onnx", "pictures/a.png", "--quiet"]))
+"""
+
+
+def test_ctrl_c_while_writing_leaves_nothing(classifier, pictures):
+    process = subprocess.Popen([sys.executable, "-c", SLOW_WRITING], stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "writing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "onnxplain: interrupted\n"
+    assert process.returncode == 130
+    assert names(".") == ["net.onnx", "net.onnxplain.toml", "pictures"]
+
+
+def test_fixations_of_pictures(classifier, pictures, capsys):
+    """Points and path as pictures, the box on the picture; a group of pictures gives what each gives alone."""
+    assert main(["explain", classifier, pictures, "-m", "fixations", "-o", "maps", "--json"]) == 0
+    said = document(capsys)["results"]
+    assert names("maps/b") == ["arrays.npz", "explanation.json", "heatmap.png", "overlay.png", "path.png", "points.png"]
+    e = Explanation.load("maps/b")
+    assert e.points["image"].tolist() == [[0, 1, 0, 5]], "the first of the fully coloured pixels"
+    assert e.path[0].shape == (1, 3)
+    assert e.path[0].points.tolist() == [[0, 1]]
+    left, top, right, bottom = said[1]["samples"][0]["fixations"]["image"]["box"]
+    assert (left, top) == (right, bottom)
+    assert 20 <= left < 24, "column 5 of 8 lies there on the 32 columns of the picture"
+    points = np.asarray(Image.open("maps/b/points.png"))
+    assert points.shape == (16, 32, 3)
+    assert (points != np.asarray(Image.open("pictures/b.png"))).any()
+
+
+def test_crops_of_a_picture(classifier, pictures, capsys):
+    words = ["explain", classifier, f"{pictures}/b.png", "-m", "fixations", "--option", "crops=5", "-o", "maps"]
+    assert main(words) == 0
+    notes = capsys.readouterr().err
+    assert "points are pixels of the picture, 16 x 32" in notes
+    assert "3 of 5 crops give points" in notes, "those on the left are black, the middle is half green"
+    e = Explanation.load("maps/b")
+    assert e.map("image").shape == (1, 16, 32)
+    assert (e.points["image"][:, 3] >= 16).all()
+    assert e.prediction.sum() == pytest.approx(1)
+    assert Image.open("maps/b/heatmap.png").size == (32, 16)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("crops=3", "crops must be 1, 5 or 10"), ("sigma=0", "sigma must be"), ("share=1", "share must be"),
+     ("outliers=maybe", "outliers must be true or false"), ("conv_location=corner", "conv_location must be one of")],
+)  # fmt: skip
+def test_wrong_options_of_fixations(classifier, pictures, capsys, option, message):
+    assert main(["explain", classifier, f"{pictures}/a.png", "-m", "fixations", "--option", option]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,256 @@
+"""Sharing of work, several threads at once, a fork, and the cache of compiled kernels."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from numba.core import caching, errors
+
+from onnxplain.engine import jit
+from onnxplain.engine.jit import Kernel
+
+EVERY_KERNEL = """
+import numpy as np
+from onnxplain.engine.host import Host
+from onnxplain.engine.namespace import Window
+
+def explain(seed):
+    xp, rng = Host(), np.random.default_rng(seed)
+    window = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 16, 40, 40), (16, 16, 3, 3)))
+    y = xp.conv(x, w, window)
+    dx = xp.conv_input_grad(xp.ratio(y, y, 0.1), w, window, 1, (40, 40))
+    dx = xp.conv_input_grad(xp.mask(dx, x), w[:, :1], window, 16, (40, 40))
+    return xp.max_unpool(dx, xp.max_pool(x, window), window)
+"""
+
+
+def python(script, **environment):
+    """Output of a fresh interpreter that runs ``script``; whatever it has forked ends with it."""
+    root = str(Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root} | environment,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        raise
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def explain(seed):
+    scope = {}
+    exec(EVERY_KERNEL, scope)
+    return scope["explain"](seed)
+
+
+def number(start, stop, out):
+    for i in range(start, stop):
+        out[i] = i
+
+
+@pytest.fixture
+def four_threads(monkeypatch):
+    """As many workers as a machine with four cores has, whatever this one has."""
+    monkeypatch.setattr(jit, "THREADS", 4)
+    jit._workers.cache_clear()
+    yield
+    jit._workers().shutdown()
+    jit._workers.cache_clear()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty folder in which numba keeps what it compiles."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+# sharing
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 1000])
+def test_every_share_is_worked_on_once(four_threads, count):
+    seen = []
+    jit.share(lambda *share: seen.append(share), [(i, -i) for i in range(count)])
+    assert sorted(seen) == [(i, -i) for i in range(count)]
+
+
+def test_all_threads_take_part(four_threads):
+    meeting = threading.Barrier(4, timeout=30)
+    jit.share(meeting.wait, [()] * 4)
+
+
+def test_an_error_in_a_share_comes_out(four_threads):
+    def fail(i):
+        if i == 7:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        jit.share(fail, [(i,) for i in range(20)])
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 8, 100])
+def test_split_covers_everything(four_threads, length):
+    parts = jit.split(length)
+    assert [i for part in parts for i in range(*part)] == list(range(length))
+    assert len(parts) <= 8
+
+
+@pytest.mark.parametrize("elements", [1, 1 << 20])
+def test_a_kernel_handles_every_item(four_threads, elements):
+    out = np.zeros(1001)
+    Kernel(number)(1000, elements, out)
+    assert out.tolist() == [*range(1000), 0]
+
+
+# many at a time
+
+
+def test_four_threads_get_what_one_gets():
+    alone = [explain(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, expected in zip(pool.map(explain, range(4)), alone, strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_gets_what_its_parent_gets():
+    python(f"""{EVERY_KERNEL}
+import os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside threads, the point here
+
+expected = explain(0)
+busy, stop = threading.Event(), threading.Event()
+
+def keep_working():
+    while not stop.is_set():
+        explain(1)
+        busy.set()
+
+other = threading.Thread(target=keep_working)
+other.start()
+busy.wait()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(explain(0), expected) else 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert np.array_equal(explain(0), expected)
+stop.set()
+other.join()
+""")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_forked_during_a_compilation_compiles(tmp_path):
+    script = f"""{EVERY_KERNEL}
+import os, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from onnxplain.engine import kernels
+
+other = threading.Thread(target=explain, args=(0,))
+other.start()
+time.sleep(0.3)
+child = os.fork()
+if child == 0:
+    explain(0)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+other.join()
+"""
+    python(script, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+# compilation
+
+
+def test_numba_is_imported_on_demand():
+    python("import sys, onnxplain.engine.host; assert 'numba' not in sys.modules")
+
+
+@pytest.mark.slow
+def test_a_float32_network_compiles_seven_signatures_and_caches_them(tmp_path):
+    script = f"""{EVERY_KERNEL}
+explain(0)
+xp = Host()
+for axes in (1, 2, 3):
+    x = np.ones((2, 4, *[9] * axes), np.float32)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    window = Window((3,) * axes, (2,) * axes, (1,) * axes, (1,) * axes, (1,) * axes)
+    for view in (x, frozen, x[:, ::-1], x.astype(float)):
+        for inputs, group in ((4, 1), (1, 4)):
+            w = np.ones((4, inputs, *[3] * axes))
+            y = xp.conv(view, w, window, group)
+            xp.conv_input_grad(y, w, window, group, (9,) * axes)
+        xp.max_unpool(xp.max_pool(view, window), view, window)
+        xp.ratio(xp.mask(view, x, None, 6), x[:1], 0)
+from onnxplain.engine import kernels
+compiled = [k._compiled for k in vars(kernels).values() if isinstance(k, kernels.Kernel)]
+print(sum(len(c.signatures) for c in compiled), sum(sum(c.stats.cache_hits.values()) for c in compiled))
+"""
+    assert python(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["7", "0"]
+    assert python(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["7", "7"]
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("content", [b"", b"rubbish"])
+def test_a_damaged_cache_is_reported_and_done_without(cache, suffix, content):
+    out = np.zeros(3)
+    Kernel(number)(3, 3, out)
+    files = list(cache.rglob(f"*{suffix}"))
+    assert files
+    for file in files:
+        file.write_bytes(content)
+    out[:] = 0
+    damaged = Kernel(number)
+    with pytest.warns(RuntimeWarning, match=f"{cache}.* until that folder is deleted"):
+        damaged(3, 3, out)
+    damaged(3, 3, out)
+    assert out.tolist() == [0, 1, 2]
+
+
+def test_a_full_disk_is_reported_and_done_without(cache, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", fail)
+    out = np.zeros(3)
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        Kernel(number)(3, 3, out)
+    assert out.tolist() == [0, 1, 2]
+
+
+def test_no_folder_for_a_cache(monkeypatch):
+    compile_function = numba.njit
+
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_function(**options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    out = np.zeros(3)
+    Kernel(number)(3, 3, out)
+    assert out.tolist() == [0, 1, 2]
+
+
+def test_wrong_arguments_are_no_matter_of_the_cache():
+    with pytest.raises(errors.TypingError):
+        Kernel(number)(3, 3, "text")

@@ -1,0 +1,58 @@
+import pytest
+
+from onnxplain.errors import FailureError
+from onnxplain.files import atomic_file, atomic_folder, check_writable
+
+
+def test_folder_appears_whole(tmp_path):
+    target = tmp_path / "new" / "result"
+    with atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("a")
+        assert not target.exists()
+    assert [file.name for file in target.iterdir()] == ["a.txt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["new"]
+
+
+def test_folder_keeps_what_is_not_replaced(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "a.txt").write_text("old")
+    with atomic_folder(tmp_path) as folder:
+        (folder / "a.txt").write_text("new")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"mine.txt": "mine", "a.txt": "new"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("existing", [True, False])
+def test_nothing_is_left_behind(tmp_path, error, existing):
+    target = tmp_path / "result"
+    if existing:
+        target.mkdir()
+
+    def interrupted():
+        with atomic_folder(target) as folder:
+            (folder / "a.txt").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert list(tmp_path.rglob("*")) == ([target] if existing else [])
+
+
+def test_file(tmp_path):
+    target = tmp_path / "deep" / "model.onnx"
+    with atomic_file(target) as path:
+        path.write_bytes(b"1")
+        assert not target.exists()
+    assert target.read_bytes() == b"1"
+    assert [file.name for file in tmp_path.iterdir()] == ["deep"]
+
+
+def test_check_writable(tmp_path):
+    assert check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert list(tmp_path.iterdir()) == []
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(FailureError, match="is a file"):
+        check_writable(file / "below")
+    with pytest.raises(FailureError, match="is not writable"):
+        check_writable("/proc/self/nothing")
