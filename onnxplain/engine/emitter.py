@@ -555,7 +555,7 @@ class Emitter:
         spread = self.emit("ScatterElements", [flat, flat_indices, flat_g], (-1,), axis=0, reduction="add")
         return self.reshape(spread, x.shape)
 
-    def _max_unpool_beyond(self, g: Sym, x: Sym, window: Window) -> Sym:
+    def _max_unpool_beyond(self, g: Sym, x: Sym, window: Window) -> Array:
         """With the end padding written out: onnxruntime's pool takes less than a kernel of it, dilations apart."""
         zeros = (0,) * len(x.shape)
         dx = self.max_unpool(

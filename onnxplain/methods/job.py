@@ -17,7 +17,7 @@ from onnxplain.inputs.contract import discover
 from onnxplain.model import Feed, Model
 from onnxplain.relevance.books import RuleBook, load_rule_book
 from onnxplain.relevance.plan import Plan, make_plan
-from onnxplain.relevance.rules import ZBox
+from onnxplain.relevance.weighted import ZBox
 from onnxplain.targets import Target
 
 Progress = Callable[[int, int], None]

@@ -35,7 +35,8 @@ from typing import Any
 
 from onnxplain.errors import UsageError
 from onnxplain.ops import Kind, table
-from onnxplain.relevance.rules import RULES, Rule
+from onnxplain.relevance.base import Rule
+from onnxplain.relevance.rules import RULES
 from onnxplain.resources import resource
 
 DEFAULTS = {

@@ -10,8 +10,9 @@ from typing import Any
 from onnxplain.errors import UnsupportedError, UsageError
 from onnxplain.graph.layers import Layer, LayerGraph, Tensor
 from onnxplain.ops import Kind, Op, find
+from onnxplain.relevance.base import Rule
 from onnxplain.relevance.books import Place, RuleBook
-from onnxplain.relevance.rules import Rule, ZBox
+from onnxplain.relevance.weighted import ZBox
 
 
 @dataclass(frozen=True)
