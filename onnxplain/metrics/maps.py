@@ -209,27 +209,36 @@ def sparseness(values: ArrayLike) -> float:
     FailureError
         The map holds NaN or infinity.
     """
-    ordered = np.sort(np.abs(_finite(values)), axis=None)
+    ordered = np.sort(np.abs(finite(values)), axis=None)
     n, total = ordered.size, ordered.sum()
     return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total)) if total else 0.0
 
 
-def _checked(values: ArrayLike, mask: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    s, g = _finite(values), np.asarray(mask).astype(np.bool_)
-    if s.ndim != 2 or s.shape != g.shape:
-        raise UsageError(f"a map of shape {s.shape} cannot be compared with a mask of shape {g.shape}; both are H x W")
-    if not g.any():
-        raise UsageError("the mask is empty; leave this image out")
-    return s, g
+def finite(values: ArrayLike) -> NDArray[np.float64]:
+    """A map as float64.
 
-
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    Raises
+    ------
+    UsageError
+        It has no pixel.
+    FailureError
+        It holds NaN or infinity.
+    """
     s = np.asarray(values, dtype=np.float64)
     if not s.size:
         raise UsageError(f"a map of shape {s.shape} has no pixel")
     if not np.isfinite(s).all():
         raise FailureError(f"the map holds {np.count_nonzero(~np.isfinite(s))} values that are NaN or infinite")
     return s
+
+
+def _checked(values: ArrayLike, mask: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    s, g = finite(values), np.asarray(mask).astype(np.bool_)
+    if s.ndim != 2 or s.shape != g.shape:
+        raise UsageError(f"a map of shape {s.shape} cannot be compared with a mask of shape {g.shape}; both are H x W")
+    if not g.any():
+        raise UsageError("the mask is empty; leave this image out")
+    return s, g
 
 
 def _top(s: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -98,6 +100,46 @@ def paired_difference(
     if a.size != b.size:
         raise UsageError(f"a paired difference needs the same samples on both sides, got {a.size} and {b.size} values")
     return estimate(a - b, level=level, resamples=resamples, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A measure over a set of samples.
+
+    Attributes
+    ----------
+    values : float64 array, shape (n,)
+        The measure of every sample; NaN where it has no meaning.
+    estimate : Estimate or None
+        Mean and interval over the samples where it has one; None where there is none.
+    """
+
+    values: NDArray[np.float64]
+    estimate: Estimate | None
+
+    @classmethod
+    def of(cls, values: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Measured:
+        """Take the mean of per-sample values, NaN left aside; parameters and errors as in `estimate`."""
+        sample = np.asarray(values, dtype=np.float64)
+        known = sample[~np.isnan(sample)]
+        return cls(sample, estimate(known, level=level, resamples=resamples, seed=seed) if known.size else None)
+
+
+def measured(measure: Callable[..., float], samples: Iterable[tuple[Any, ...]], **options: Any) -> Measured:
+    """A measure of one sample, taken over many.
+
+    >>> measured(energy_in_box, zip(maps, masks))
+
+    Parameters
+    ----------
+    measure : callable
+        From the parts of a sample to a number.
+    samples : iterable of tuple
+        Taken one by one; nothing but the numbers is kept.
+    **options
+        Of the measure.
+    """
+    return Measured.of([measure(*sample, **options) for sample in samples])
 
 
 def _checked(values: ArrayLike) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import pytest
 
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.metrics import statistics
-from onnxplain.metrics.statistics import estimate, paired_difference
+from onnxplain.metrics.statistics import Measured, estimate, measured, paired_difference
 
 
 def test_mean_and_count() -> None:
@@ -71,3 +71,15 @@ def test_what_is_refused() -> None:
         estimate([1], resamples=0)
     with pytest.raises(UsageError, match="3 and 2"):
         paired_difference([1, 2, 3], [1, 2])
+
+
+def test_a_measure_over_a_stream() -> None:
+    found = measured(lambda a, b, scale: scale * (a - b), zip([1, 2, 3], [1, 0, 0], strict=True), scale=2)
+    assert found.values.tolist() == [0, 4, 6]
+    assert found.estimate == estimate([0, 4, 6])
+
+
+def test_samples_without_meaning_are_left_aside() -> None:
+    found = Measured.of([1, np.nan, 3])
+    assert found.estimate == estimate([1, 3])
+    assert Measured.of([np.nan]).estimate is None

@@ -1,0 +1,113 @@
+"""The score of one class for many altered copies of an input, in batches that fit the memory budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxplain.engine.run import MEMORY_BUDGET
+from onnxplain.errors import UsageError
+from onnxplain.graph.layers import Tensor
+from onnxplain.model import Feed, Model
+
+Kind = Literal["probability", "logit"]
+
+MOST = 64
+"""Largest batch: beyond it a CPU gains nothing."""
+
+_MOVES = frozenset({"Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze",
+                    "Transpose", "Unsqueeze"})  # fmt: skip
+_CLOSING = ("Softmax", "LogSoftmax", "Sigmoid")
+
+
+class ClassScores:
+    """The scores that a model's output gives its classes.
+
+    A probability is what a closing Softmax or Sigmoid returns, or the exponential of a closing LogSoftmax; where the
+    graph ends in logits, their softmax, or the sigmoid of a single one.
+
+    Parameters
+    ----------
+    model : Model
+    output : Tensor
+        The output, one value per class and sample.
+    feed : mapping of str to numpy.ndarray
+        A sample; altered copies replace one of its inputs.
+    kind : {"probability", "logit"}
+        "logit" takes the output as it is.
+    batch_size : int, optional
+        Copies computed at once; chosen from the memory budget by default.
+
+    Raises
+    ------
+    UsageError
+        Unknown kind, or a batch size below 1.
+    """
+
+    def __init__(
+        self, model: Model, output: Tensor, feed: Feed, kind: Kind = "probability", batch_size: int | None = None
+    ) -> None:
+        if kind not in ("probability", "logit"):
+            raise UsageError(f"score must be probability or logit, not {kind!r}")
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, not {batch_size}")
+        self.model, self.output, self.feed, self.kind = model, output, feed, kind
+        self._closing = closing(output)
+        self._batch = (batch_size or self._fitting()) if model.batched else 1
+
+    def of(self, feed: Feed) -> NDArray[np.float64]:
+        """Scores of every class, shape (samples, classes).
+
+        Raises
+        ------
+        UsageError
+            The output has more than one axis of classes, so that no class has a probability.
+        """
+        y = self.model.plain.run(feed, [self.output.name])[self.output.name].astype(np.float64)
+        if self.kind == "probability" and max(y.shape[1:], default=1) != math.prod(y.shape[1:]):
+            raise UsageError(
+                f"output {self.output.name!r} of shape {y.shape} is no list of classes, so nothing there has a "
+                "probability; score=logit takes the values as they are"
+            )
+        y = y.reshape(len(y), -1)
+        if self.kind == "logit" or self._closing in ("Softmax", "Sigmoid"):
+            return y
+        if self._closing == "LogSoftmax":
+            return np.exp(y)
+        if y.shape[1] == 1:
+            return np.asarray(1 / (1 + np.exp(-y)))
+        raised = np.exp(y - y.max(axis=1, keepdims=True))
+        return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+    def over(self, name: str, index: int, copies: Iterable[np.ndarray]) -> NDArray[np.float64]:
+        """The score of class ``index`` for copies of input ``name``, one float64 each.
+
+        The copies come without the axis of the samples and are taken as a batch needs them.
+        """
+        found = [self.of(batch)[:, index] for batch in self._batches(name, copies)]
+        return np.concatenate(found) if found else np.zeros(0)
+
+    def _batches(self, name: str, copies: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        waiting = iter(copies)
+        while batch := list(islice(waiting, self._batch)):
+            values = np.stack(batch).astype(self.feed[name].dtype, copy=False)
+            others = {other: np.repeat(value, len(batch), axis=0) for other, value in self.feed.items()}
+            yield {**others, name: values}
+
+    def _fitting(self) -> int:
+        recording = self.model.recording(self.feed, self.output, 1)
+        sample = 4 * sum(math.prod(shape) for shape in recording.shapes.values())
+        return int(min(MOST, max(1, MEMORY_BUDGET // max(sample, 1))))
+
+
+def closing(output: Tensor) -> str | None:
+    """The op type of the Softmax, LogSoftmax or Sigmoid that ends at ``output``, moves of elements aside."""
+    layer = output.producer
+    while layer is not None and layer.op_type in _MOVES and layer.inputs[0] is not None:
+        layer = layer.inputs[0].producer
+    return layer.op_type if layer is not None and layer.op_type in _CLOSING else None
