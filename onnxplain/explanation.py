@@ -160,6 +160,10 @@ class Explanation:
         The neurons at every layer that the fixations lead through, from the target down.
     extras : dict of str to numpy.ndarray
         What a method reports besides, such as the completeness gap.
+    maps : dict of str to numpy.ndarray
+        Per input, the map of methods whose map is not the relevance summed over the channels.
+    layers : tuple of str
+        The internal tensors that a method looked at, for methods that choose some.
     """
 
     relevance: dict[str, np.ndarray]
@@ -179,7 +183,13 @@ class Explanation:
     point_weights: dict[str, np.ndarray] = field(default_factory=dict)
     boxes: dict[str, np.ndarray] = field(default_factory=dict)
     path: tuple[PathStep, ...] = ()
+    layers: tuple[str, ...] = ()
     plan_json: dict[str, Any] | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The explained inputs: those with relevance, and those with a map alone."""
+        return tuple(dict.fromkeys([*self.relevance, *self.maps]))
 
     def map(self, name: str | None = None, channels: int | None = None) -> np.ndarray:
         """The map of an input: N x H x W for pictures, relevance summed over the channels.
@@ -211,7 +221,9 @@ class Explanation:
 
     @property
     def conserved(self) -> np.ndarray:
-        """Relevance at the inputs as a share of the relevance at the target, per sample; NaN where that is 0."""
+        """Relevance at the inputs as a share of the relevance at the target, per sample; NaN without either."""
+        if not self.relevance:
+            return np.full(len(self.target), np.nan)
         total = np.sum([v.reshape(len(v), -1).sum(axis=1, dtype=np.float64) for v in self.relevance.values()], axis=0)
         start = np.array([chosen.value for chosen in self.target], np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -222,7 +234,7 @@ class Explanation:
         from onnxplain.render.figure import map_figure
 
         panels = []
-        for name in self.relevance:
+        for name in self.inputs:
             for index, sample in enumerate(self.map(name)):
                 chosen = self.target[index]
                 label = chosen.label or (chosen.index if chosen.index is not None else chosen.description)
@@ -237,7 +249,7 @@ class Explanation:
             "method": self.method,
             "engine": self.engine,
             "target": [chosen.to_json() for chosen in self.target],
-            "inputs": {name: list(value.shape) for name, value in self.relevance.items()},
+            "inputs": {name: list(value.shape) for name, value in (self.maps | self.relevance).items()},
             "conserved": [None if np.isnan(share) else float(share) for share in self.conserved],
             "channels": self.channels,
             "plan": self.plan.to_json() if self.plan is not None else self.plan_json,
@@ -245,6 +257,7 @@ class Explanation:
             "points": {name: len(value) for name, value in self.points.items()},
             "boxes": {name: value.tolist() for name, value in self.boxes.items()},
             "path": [step.to_json() for step in self.path],
+            "layers": list(self.layers),
             "timings": self.timings,
             "notes": list(self.notes),
         }
@@ -322,16 +335,17 @@ class Explanation:
             point_weights=group("point_weights"),
             boxes={name: np.array(value, np.int64).reshape(-1, 4) for name, value in content["boxes"].items()},
             path=_path(content["path"], group("path"), group("path_weights")),
+            layers=tuple(content.get("layers", ())),
             plan_json=content["plan"],
         )
 
     def _name(self, name: str | None) -> str:
-        known: Sequence[str] = [*self.relevance, *self.at]
+        known: Sequence[str] = [*self.inputs, *self.at]
         if name is None:
-            if len(self.relevance) != 1:
-                names = ", ".join(self.relevance)
-                raise UsageError(f"there are {len(self.relevance)} explained inputs ({names}): name one")
-            return next(iter(self.relevance))
-        if name not in known and name not in self.maps:
+            if len(self.inputs) != 1:
+                names = ", ".join(self.inputs)
+                raise UsageError(f"there are {len(self.inputs)} explained inputs ({names}): name one")
+            return self.inputs[0]
+        if name not in known:
             raise UsageError(f"nothing was explained at {name!r}; there are {', '.join(known)}")
         return name
