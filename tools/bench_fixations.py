@@ -12,35 +12,25 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import time
 from pathlib import Path
 
 import numpy as np
+from timing import MIB, PAUSE, peak_memory, spread, table, timed
 
 import onnxplain
 from onnxplain.engine.unravel import find_route
 
-PAUSE = 0.05
-
 
 def one_round(model: onnxplain.Model, feed: dict[str, np.ndarray]) -> tuple[float, float, float]:
     """Seconds of the plain run, of trace and of routing."""
-    time.sleep(PAUSE)
-    started = time.perf_counter()
-    model.plain.run(feed)
-    plain = time.perf_counter() - started
+    plain = timed(lambda: model.plain.run(feed))
     time.sleep(PAUSE)
     spent = onnxplain.explain(model, feed, "fixations").timings
     return plain, spent["forward"], spent["backward"]
 
 
-def peak() -> int:
-    """The most memory that this process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def measure(path: Path, batch: int, rounds: int) -> str:
+def measure(path: Path, batch: int, rounds: int) -> list[object]:
     """One line of the table."""
     model = onnxplain.load(path)
     [source] = model.inputs
@@ -50,18 +40,16 @@ def measure(path: Path, batch: int, rounds: int) -> str:
     feed = {source.name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
     model.plain.run(feed)
     onnxplain.explain(model, {source.name: feed[source.name][:1]}, "fixations")
-    before = peak()
+    before = peak_memory()
     [*_, chosen] = onnxplain.explain(model, feed, "fixations").target
     route = find_route(model, model.tensor(chosen.tensor), feed)
     traced = sum(4 * math.prod(route.recording.shape(tensor)) for tensor in route.read)
     rows = np.array([one_round(model, feed) for _ in range(rounds)])
     plain, trace, routing = np.median(rows, axis=0) * 1e3
-    low, ratio, high = np.percentile(rows[:, 1:].sum(axis=1) / rows[:, 0], [25, 50, 75])
-    memory = (peak() - before) / 2**20
-    return (
-        f"| {path.stem} | {batch} | {plain:.1f} | {trace:.1f} | {routing:.1f} | {ratio:.2f} "
-        f"({low:.2f} to {high:.2f}) | {traced / 2**20:.0f} | {memory:.0f} |"
-    )
+    ratio = spread(rows[:, 1:].sum(axis=1) / rows[:, 0])
+    times = [f"{milliseconds:.1f}" for milliseconds in (plain, trace, routing)]
+    memory = (peak_memory() - before) / MIB
+    return [path.stem, batch, *times, ratio, f"{traced / MIB:.0f}", f"{memory:.0f}"]
 
 
 def main() -> None:
@@ -71,10 +59,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
-    print("| model | batch | plain, ms | trace, ms | routing, ms | both / plain | traced, MiB | peak, MiB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for path in given.models:
-        print(measure(path, given.batch, given.rounds), flush=True)
+    header = "model", "batch", "plain, ms", "trace, ms", "routing, ms", "both / plain", "traced, MiB", "peak, MiB"
+    print(table(header, [measure(path, given.batch, given.rounds) for path in given.models]))
 
 
 if __name__ == "__main__":

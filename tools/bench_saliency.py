@@ -14,7 +14,6 @@ import argparse
 import functools
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Callable, Sequence
 from unittest import mock
@@ -22,6 +21,7 @@ from unittest import mock
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from timing import MIB, peak_memory
 
 from onnxplain.methods import saliency
 from onnxplain.methods.saliency_kernels import step
@@ -83,13 +83,13 @@ def measure(side: int, channels: int, long_side: int, repeat: int, version: str)
     if version == "numpy":
         mock.patch.object(saliency, "mean_distances", numpy_mean_distances).start()
     array, seconds = picture(side, channels), []
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     for _ in range(repeat):
         start, start_cpu = time.perf_counter(), time.process_time()
         scales = run(array).scales
         seconds.append((time.perf_counter() - start, time.process_time() - start_cpu))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return *min(seconds), peak / 1024, scales
+    peak = peak_memory() - before
+    return *min(seconds), peak / MIB, scales
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from timing import table
 
 import onnxplain
 from onnxplain.inputs.contract import InputContract, discover
@@ -105,13 +106,13 @@ def measure(model: str, preprocess: str, given: argparse.Namespace) -> dict[str,
     return scores
 
 
-def row(kind: str, found: Mapping[str, Estimate], sign: str = "") -> str:
-    """A line of the table."""
+def row(kind: str, found: Mapping[str, Estimate], sign: str = "") -> list[str]:
+    """A row of the table."""
     cells = []
     for name, one in found.items():
         form = f"{sign}.{1 if name == 'areas' else 3}f"
         cells.append(f"{one.mean:{form}} ({one.low:{form}} .. {one.high:{form}})")
-    return f"| {kind} | {' | '.join(cells)} |"
+    return [kind, *cells]
 
 
 def main() -> None:
@@ -129,13 +130,13 @@ def main() -> None:
         scores = measure(model, preprocess, given)
         count = len(scores["SR map"]["energy"])
         print(f"\n{Path(model).stem}, {count} pictures, {time.process_time() - started:.0f} s of CPU\n")
-        print(f"| map | {' | '.join(MEASURES)} |\n|{'---|' * (len(MEASURES) + 1)}")
+        salient = scores["SR map"]
+        rows = [row(kind, {name: estimate(own[name]) for name in MEASURES}) for kind, own in scores.items()]
         for kind, own in scores.items():
-            print(row(kind, {name: estimate(own[name]) for name in MEASURES}))
-        salient = scores.pop("SR map")
-        for kind, own in scores.items():
-            ahead = {name: paired_difference(salient[name], own[name]) for name in MEASURES}
-            print(row(f"SR map - {kind}", ahead, "+"), flush=True)
+            if own is not salient:
+                ahead = {name: paired_difference(salient[name], own[name]) for name in MEASURES}
+                rows.append(row(f"SR map - {kind}", ahead, "+"))
+        print(table(["map", *MEASURES], rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ except RuntimeError:
         _declared_operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision.models
 
-NAMES = ("resnet50", "vgg16", "alexnet", "mobilenet_v2")
+NAMES = ("resnet50", "vgg16", "alexnet", "mobilenet_v2", "squeezenet1_1")
 SAMPLE_SHAPE = (3, 224, 224)
 CALIBRATION_SAMPLES = 16
 

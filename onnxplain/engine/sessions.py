@@ -51,6 +51,8 @@ class Runtime:
         disable, basic, extended or all.
     tf32 : bool
         Whether CUDA may round products to TF32.
+    profile : str, optional
+        Every session writes onnxruntime's profile to a file whose name begins with this when it ends.
     """
 
     providers: tuple[str, ...] = (CPU,)
@@ -58,6 +60,7 @@ class Runtime:
     threads: int = 0
     optimization: str = "all"
     tf32: bool = False
+    profile: str | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -72,6 +75,8 @@ class Runtime:
         options.graph_optimization_level = _LEVELS[optimization or self.optimization]
         # Threads that spin after a run would take the cores from the kernels that follow it.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self.profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, self.profile
         return options
 
     def provider_list(self) -> list[str | tuple[str, dict[str, Any]]]:
