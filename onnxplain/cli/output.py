@@ -17,6 +17,7 @@ from onnxplain.errors import FailureError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.progress import Progress
 
 UNLIMITED = 100_000
 """Width for a pipe or a file, where no line is to be broken."""
@@ -37,6 +38,7 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self._results = sys.stdout
+        self._bar: Progress | None = None
 
     def result(self, schema: str, document: Mapping[str, Any], lines: Callable[[], Iterable[RenderableType]]) -> None:
         """Print the result of the verb as a document or for a person.
@@ -73,20 +75,23 @@ class Output:
         with screen.capture() as captured:
             for line in lines:
                 screen.print(printable(line) if isinstance(line, str) else line)
-        _write(re.sub(r" +\n", "\n", captured.get()), self._results)
+        with self._bar_away():
+            _write(re.sub(r" +\n", "\n", captured.get()), self._results)
 
     def note(self, text: str) -> None:
         """Tell the user something on stderr that is no result."""
         if not self.quiet:
-            console(sys.stderr).print(printable(text))
+            with self._bar_away():
+                console(sys.stderr).print(printable(text))
 
     def complain(self, text: str) -> None:
         """Tell the user what went wrong with a part of the work."""
-        sys.stderr.write(f"onnxplain: {printable(text)}\n")
+        with self._bar_away():
+            sys.stderr.write(f"onnxplain: {printable(text)}\n")
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Steps]:
-        """Show a bar on stderr, if that is a terminal and results do not appear on it.
+        """Show a bar on stderr, if that is a terminal; whatever else is written appears above it.
 
         It appears with the first part of a step, or at once where there are several.
 
@@ -95,13 +100,12 @@ class Output:
         Steps
             To be called after each step.
         """
-        seen = self._results.isatty() and not self.as_json
-        if self.quiet or seen or not sys.stderr.isatty():
+        if self.quiet or not sys.stderr.isatty():
             yield Steps(lambda done: None)
             return
         from rich.progress import Progress
 
-        bar = Progress(console=console(sys.stderr), transient=True)
+        self._bar = bar = Progress(console=console(sys.stderr), transient=True)
         task = bar.add_task(what, total=total)
 
         def show(done: float) -> None:
@@ -114,7 +118,18 @@ class Output:
                 show(0)
             yield Steps(show)
         finally:
+            self._bar = None
             bar.stop()
+
+    @contextmanager
+    def _bar_away(self) -> Iterator[None]:
+        """Take the bar off the terminal while something else is written to it."""
+        bar = self._bar if self._bar is not None and self._bar.live.is_started else None
+        if bar is not None:
+            bar.stop()
+        yield
+        if bar is not None:
+            bar.start()
 
 
 class Steps:
