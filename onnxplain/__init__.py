@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from onnxplain.catalogue import available_methods, available_ops, available_rule_books, inspect
     from onnxplain.explanation import Explanation
     from onnxplain.exporting import export
+    from onnxplain.interpretation.interpret import interpret
+    from onnxplain.interpretation.result import Interpretation
     from onnxplain.methods import explain, plan
     from onnxplain.methods.crops import fixate_picture
     from onnxplain.methods.saliency import context_aware_saliency
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "Explanation": "onnxplain.explanation",
+    "Interpretation": "onnxplain.interpretation.result",
     "Model": "onnxplain.model",
     "available_methods": "onnxplain.catalogue",
     "available_ops": "onnxplain.catalogue",
@@ -34,6 +37,7 @@ _PLACES = {
     "fixate_picture": "onnxplain.methods.crops",
     "export": "onnxplain.exporting",
     "inspect": "onnxplain.catalogue",
+    "interpret": "onnxplain.interpretation.interpret",
     "load": "onnxplain.model",
     "plan": "onnxplain.methods",
 }
@@ -42,6 +46,7 @@ _PLACES = {
 __all__ = [
     "Explanation",
     "FailureError",
+    "Interpretation",
     "Model",
     "OnnxplainError",
     "UnsupportedError",
@@ -55,6 +60,7 @@ __all__ = [
     "export",
     "fixate_picture",
     "inspect",
+    "interpret",
     "load",
     "plan",
 ]

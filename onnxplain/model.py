@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,11 @@ class Model:
     def outputs(self) -> tuple[Tensor, ...]:
         """What the model returns: name, dtype, shape."""
         return self.graph.outputs
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the nodes and weights; the same wherever the file lies and however it was given."""
+        return self.sessions.get("digest", lambda: _digest(self.original_graph))
 
     @property
     def plain(self) -> Session:
@@ -233,6 +239,17 @@ class Model:
         return self.sessions.get(
             ("recording", target.name, shapes), lambda: record(session, self.graph, target, feed)
         )  # fmt: skip
+
+
+def _digest(graph: LayerGraph) -> str:
+    found = hashlib.sha256(repr(sorted(graph.opsets.items())).encode())
+    for layer in graph.layers:
+        found.update(layer.node.SerializeToString(deterministic=True))
+    for tensor in sorted(graph.constants, key=lambda tensor: tensor.name):
+        found.update(repr((tensor.name, tensor.dtype, tensor.shape)).encode())
+        value = np.ascontiguousarray(tensor.value)
+        found.update(repr(value.tolist()).encode() if value.dtype.kind in "OUS" else value.reshape(-1).view(np.uint8))
+    return found.hexdigest()
 
 
 def _difference(found: Feed, expected: Feed) -> tuple[str, float, float] | None:

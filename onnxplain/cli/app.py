@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxplain.cli import compare, demo, explain, export, inspect, localize, methods, ops, plan, rules
+from onnxplain.cli import compare, demo, explain, export, inspect, interpret, localize, methods, ops, plan, rules
 from onnxplain.cli.output import Output
 from onnxplain.version import __version__
 
@@ -71,6 +71,7 @@ for _function in (
     explain.explain,
     compare.compare,
     inspect.inspect,
+    interpret.interpret,
     plan.plan,
     export.export,
     localize.localize,

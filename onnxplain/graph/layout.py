@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from onnxplain.graph.layers import Tensor
+from collections.abc import Mapping
+
+from onnxplain.graph.layers import Layer, LayerGraph, Tensor
 
 _KEEP_AXES = frozenset(
     {"Cast", "Sub", "Add", "Mul", "Div", "Identity", "Pad", "Clip", "Relu", "QuantizeLinear", "DequantizeLinear",
      "BatchNormalization", "Sqrt", "Neg", "Dropout"}
+)  # fmt: skip
+_NORMALIZED_FIRST = ("BatchNormalization", "InstanceNormalization", "GroupNormalization")
+_FEATURES_LAST = ("Gemm", "MatMul", "LayerNormalization")
+_ACTIVATIONS = frozenset(
+    {"LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Tanh",
+     "Erf", "Softplus", "ThresholdedRelu"}
 )  # fmt: skip
 _CHANNELS_FIRST = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LRN")
 
@@ -41,3 +49,31 @@ def _search(todo: list[tuple[Tensor, int | None]], seen: set[Tensor]) -> int | N
             elif layer.op_type in _KEEP_AXES:
                 todo.append((out, moved))
     return None
+
+
+def channel_axes(graph: LayerGraph) -> dict[Tensor, int]:
+    """The axis of the channels of every tensor where the layers up to it tell: -1 for features along the last axis.
+
+    Convolutions, pools and batch normalizations have their channels along axis 1, products with weights and layer
+    normalizations along the last; what works element by element keeps them, a Transpose moves them.
+    """
+    axes: dict[Tensor, int] = {}
+    for layer in graph.layers:
+        axis = _axis_behind(layer, axes)
+        if axis is not None:
+            axes |= {out: axis for out in layer.outputs[:1] if out is not None}
+    return axes
+
+
+def _axis_behind(layer: Layer, axes: Mapping[Tensor, int]) -> int | None:
+    if layer.op_type in (*_CHANNELS_FIRST, *_NORMALIZED_FIRST):
+        return 1
+    if layer.op_type in _FEATURES_LAST:
+        return -1
+    known = [axes[tensor] for tensor in layer.inputs if tensor is not None and tensor in axes]
+    if not known:
+        return None
+    if layer.op_type == "Transpose" and "perm" in layer.attributes:
+        perm = layer.attributes["perm"]
+        return int(perm.index(known[0] % len(perm)))
+    return known[0] if layer.op_type in _KEEP_AXES | _ACTIVATIONS else None

@@ -84,6 +84,11 @@ class Dataset:
             yield Record(identity, label, arrays=arrays)
 
     @property
+    def holds_arrays(self) -> bool:
+        """Whether the samples are arrays of one file."""
+        return bool(self._arrays)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of what the data set consists of (ids, labels, class names), for a journal to be pinned to."""
         content = repr((self.ids, self.labels, self.class_names))

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from onnxplain.errors import FailureError, OnnxplainError, UsageError
-from onnxplain.inputs.contract import InputContract, ModelView
+from onnxplain.inputs.contract import InputContract, ModelView, discover
+from onnxplain.inputs.datasets import Dataset, Record
 from onnxplain.inputs.npz import BROKEN, members, read_header
 from onnxplain.inputs.pictures import MAX_PIXELS, SUFFIXES, Geometry, Picture, prepare, read_picture
 
@@ -91,6 +92,35 @@ def load_inputs(
         _check_pictures(model, contract)
     names = _unique_names(files)
     return (_load(name, file, model, contract, max_pixels) for name, file in zip(names, files, strict=True))
+
+
+def load_record(record: Record, model: ModelView, contract: InputContract | None) -> Sample | Skipped:
+    """Read one sample of a data set."""
+    if record.path is not None:
+        return _load(record.id, record.path, model, contract, MAX_PIXELS)
+    try:
+        return Sample(record.id, Path(record.id), model.check_feed(record.arrays or {}))
+    except OnnxplainError as error:
+        return Skipped(record.id, Path(record.id), error)
+
+
+def contract_for(
+    dataset: Dataset, model: ModelView, preprocess: str | Path | None = None, labels: str | Path | None = None
+) -> InputContract | None:
+    """How the pictures of a data set are prepared; None where it holds arrays only and nothing tells.
+
+    Raises
+    ------
+    UsageError
+        The data set holds pictures and the contract is incomplete, or the model takes several inputs.
+    """
+    pictures = any(not identity.lower().endswith(_ARRAYS) for identity in dataset.ids) and not dataset.holds_arrays
+    if not pictures and (labels is None and preprocess is None) and len(model.inputs) != 1:
+        return None
+    contract = discover(model, model.inputs[0].name, preprocess=preprocess, labels=labels)
+    if pictures:
+        _check_pictures(model, contract)
+    return contract
 
 
 def find_inputs(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

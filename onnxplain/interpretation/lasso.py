@@ -1,0 +1,168 @@
+"""The mu-lasso: non-negative weights per class under a bound on their sum, on the Gram matrix of the responses.
+
+``min ||X^T w - l||^2  subject to  w >= 0, sum w <= mu`` for the indicator l of every class; no intercept, nothing
+centred (Oramas et al. 2019, section 3.1). Where the bound is inactive the solution is that of non-negative least squares.
+Where it binds, the multiplier of the bound is found that makes the sum of the weights mu: for a given multiplier the
+problem is non-negative least squares again, with the moments lowered by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+
+BLOCK_BYTES = 2**28
+"""Memory for the block of the Gram matrix that is being summed."""
+CHUNK = 512
+"""Samples that are read at once."""
+_WORKING = 256
+"""Filters that a class begins with, and that join it at most at once."""
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The weights of one class.
+
+    Attributes
+    ----------
+    index : numpy.ndarray
+        Filters with a positive weight, ascending.
+    weight : numpy.ndarray
+        float64, their weights.
+    bounded : bool
+        Whether the bound is active; otherwise the weights are those of non-negative least squares.
+    """
+
+    index: np.ndarray
+    weight: np.ndarray
+    bounded: bool
+
+
+def solve(x: np.ndarray, rows: np.ndarray, classes: np.ndarray, mu: float, folder: Path) -> Iterator[Solution]:
+    """The weights of class 0, 1, ... up to the largest in ``classes``.
+
+    Memory stays below ``BLOCK_BYTES`` plus twice ``CHUNK`` rows in float64, whatever the number of samples; the Gram
+    matrix of the m distinct filters takes 8 m^2 bytes on disk.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        Samples x filters, float32; may be mapped from a file.
+    rows : numpy.ndarray
+        The samples to use.
+    classes : numpy.ndarray
+        Their classes, from 0.
+    mu : float
+        The bound; infinity for none.
+    folder : Path
+        Where the Gram matrix may stand meanwhile.
+    """
+    kept = distinct(x, rows)
+    moments = np.zeros((int(classes.max()) + 1, len(kept)))
+    for part in _parts(rows):
+        np.add.at(moments, classes[part], x[rows[part]][:, kept])
+    file = folder / "gram.f64"
+    gram: np.ndarray = np.memmap(file, np.float64, "w+", shape=(len(kept),) * 2) if len(kept) else np.zeros((0, 0))
+    try:
+        _fill(gram, x, rows, kept)
+        for moment in moments:
+            weights, bounded = bounded_nnls(gram, moment, mu)
+            support = np.flatnonzero(weights)
+            yield Solution(kept[support], weights[support], bounded)
+    finally:
+        del gram
+        file.unlink(missing_ok=True)
+
+
+def distinct(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The filters that respond somewhere and not everywhere exactly as an earlier one, ascending."""
+    code = np.zeros(x.shape[1], np.uint64)
+    alive = np.zeros(x.shape[1], bool)
+    for part in _parts(rows):
+        chunk = np.ascontiguousarray(x[rows[part]], np.float32)
+        alive |= chunk.any(axis=0)
+        for row in chunk.view(np.uint32):
+            code = code * np.uint64(0x9E3779B97F4A7C15) + row + np.uint64(1)
+    first = np.unique(code, return_index=True)[1]
+    return np.sort(first[alive[first]])
+
+
+def _parts(rows: np.ndarray) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, len(rows), CHUNK))
+
+
+def _fill(gram: np.ndarray, x: np.ndarray, rows: np.ndarray, kept: np.ndarray) -> None:
+    """Sum the matrix block by block, the half on and above the diagonal."""
+    size = len(kept)
+    width = max(1, BLOCK_BYTES // (8 * max(size, 1)))
+    for start in range(0, size, width):
+        stop = min(start + width, size)
+        block = np.zeros((stop - start, size - start))
+        for part in _parts(rows):
+            chunk = x[rows[part]][:, kept[start:]].astype(np.float64)
+            block += chunk[:, : stop - start].T @ chunk
+        gram[start:stop, start:] = block
+        gram[start:, start:stop] = block.T
+
+
+def bounded_nnls(gram: np.ndarray, moment: np.ndarray, mu: float) -> tuple[np.ndarray, bool]:
+    """The weights of one class and whether the bound is active.
+
+    Solved exactly on a working set of filters, which those join that violate the optimality conditions over all filters.
+
+    Parameters
+    ----------
+    gram : numpy.ndarray
+        m x m.
+    moment : numpy.ndarray
+        m: sum of the responses over the samples of the class.
+    mu : float
+    """
+    weights = np.zeros(len(moment))
+    order = np.argsort(-moment, kind="stable")
+    working = np.sort(order[:_WORKING][moment[order[:_WORKING]] > 0])
+    slack = _SLACK * max(moment.max(initial=0), 1e-300)
+    while working.size:
+        found, multiplier, bounded = _solve(np.asarray(gram[np.ix_(working, working)]), moment[working], mu)
+        support = working[found > 0]
+        slope = moment - found[found > 0] @ np.asarray(gram[support])
+        slope[working] = -np.inf
+        new = np.flatnonzero(slope > multiplier + slack)
+        if not new.size:
+            weights[working] = found
+            return weights, bounded
+        working = np.union1d(working, new[np.argsort(-slope[new], kind="stable")[:_WORKING]])
+    return weights, False
+
+
+def _solve(gram: np.ndarray, moment: np.ndarray, mu: float) -> tuple[np.ndarray, float, bool]:
+    """Weights, the bound's multiplier, and whether it is active, on a small Gram matrix."""
+    values, vectors = np.linalg.eigh(gram)
+    held = values > values[-1] * 1e-13
+    root = vectors[:, held] * np.sqrt(values[held])
+    inverse = vectors[:, held] / np.sqrt(values[held])
+
+    def at(multiplier: float) -> np.ndarray:
+        found: np.ndarray = nnls(root.T, (moment - multiplier) @ inverse, maxiter=30 * len(moment))[0]
+        return np.where(found > found.max(initial=0) * 1e-12, found, 0)
+
+    found = at(0.0)
+    if found.sum() <= mu:
+        return found, 0.0, False
+    low, high, multiplier = 0.0, float(moment.max()), 0.0
+    for _ in range(100):
+        excess = found.sum() - mu
+        if abs(excess) <= 1e-12 * mu:
+            break
+        low, high = (multiplier, high) if excess > 0 else (low, multiplier)
+        support = np.flatnonzero(found)
+        slope = np.linalg.lstsq(gram[np.ix_(support, support)], np.ones(len(support)), rcond=None)[0].sum()
+        newton = multiplier + excess / slope if slope > 0 else low
+        multiplier = newton if low < newton < high else (low + high) / 2
+        found = at(multiplier)
+    return found, multiplier, True

@@ -1,0 +1,91 @@
+"""Responses of a data set on disk: one row per sample, and the journal that says which rows stand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from onnxplain.errors import FailureError
+from onnxplain.inputs.journal import Journal
+
+_ROWS = "responses.f32"
+
+
+class ResponseStore:
+    """Rows of responses and the class predicted for each; what was added survives a kill at any moment.
+
+    A row is on the disk before its entry in the journal is, so an entry without its row does not exist, and a row
+    without an entry is written again.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``responses.f32`` (samples x filters, little-endian float32, row by row) and ``journal.jsonl``.
+    job : mapping of JSON values
+        What the rows depend on.
+    ids : sequence of str
+        The samples in order.
+    width : int
+        Filters.
+
+    Raises
+    ------
+    UsageError
+        The folder belongs to another job.
+    FailureError
+        It cannot be written.
+    """
+
+    def __init__(self, folder: Path, job: Mapping[str, Any], ids: Sequence[str], width: int) -> None:
+        self.ids = tuple(ids)
+        self.width = width
+        self._path = folder / _ROWS
+        self._journal = Journal(folder / "journal.jsonl", job)
+        try:
+            self._rows = open(self._path, "r+b" if self._path.exists() else "w+b", buffering=0)
+            self._rows.truncate(len(self.ids) * width * 4)
+        except OSError as error:
+            self._journal.close()
+            raise FailureError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._rows.close()
+        self._journal.close()
+
+    def __contains__(self, row: int) -> bool:
+        return self.ids[row] in self._journal
+
+    def add(self, rows: Sequence[int], responses: np.ndarray, predicted: Sequence[int]) -> None:
+        """Enter samples, those that stand already left alone."""
+        new = [place for place, row in enumerate(rows) if row not in self]
+        try:
+            for place in new:
+                self._rows.seek(rows[place] * self.width * 4)
+                self._rows.write(responses[place].astype("<f4").tobytes())
+            os.fsync(self._rows.fileno())
+        except OSError as error:
+            raise FailureError(f"{self._path} cannot be written: {error.strerror}") from error
+        for place in new:
+            self._journal.append(self.ids[rows[place]], {"predicted": int(predicted[place])})
+
+    def skip(self, row: int, reason: str) -> None:
+        """Enter a sample that cannot be used."""
+        if row not in self:
+            self._journal.append(self.ids[row], {"skipped": reason})
+
+    def responses(self) -> np.ndarray:
+        """Samples x filters, mapped from the file."""
+        if not self.ids or not self.width:
+            return np.zeros((len(self.ids), self.width), np.float32)
+        return np.memmap(self._path, "<f4", "r", shape=(len(self.ids), self.width))
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What the journal says of every sample, in their order."""
+        return [self._journal[identity] for identity in self.ids]
