@@ -248,7 +248,9 @@ def _digest(graph: LayerGraph) -> str:
     for tensor in sorted(graph.constants, key=lambda tensor: tensor.name):
         found.update(repr((tensor.name, tensor.dtype, tensor.shape)).encode())
         value = np.ascontiguousarray(tensor.value)
-        found.update(repr(value.tolist()).encode() if value.dtype.kind in "OUS" else value.reshape(-1).view(np.uint8))
+        found.update(
+            repr(value.tolist()).encode() if value.dtype.kind in "OUS" else value.reshape(-1).view(np.uint8).data
+        )
     return found.hexdigest()
 
 

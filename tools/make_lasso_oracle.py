@@ -57,12 +57,12 @@ def main() -> None:
     arguments = parser.parse_args()
     x, classes = responses(0)
     labels = np.eye(CLASSES)[classes]
-    arrays: dict[str, np.ndarray] = {"x": x, "classes": classes, "bounds": np.array(BOUNDS)}
+    arrays: dict[str, Any] = {"x": x, "classes": classes, "bounds": np.array(BOUNDS)}
     versions = {"numpy": np.__version__}
     for solver, package in ((by_cvxpy, "cvxpy"), (by_spams, "spams")):
         try:
             arrays[package] = np.stack([solver(x.astype(np.float64), labels, mu) for mu in BOUNDS])
-            versions[package] = version(package)
+            versions[package] = version("spams-bin" if package == "spams" else package)
         except ImportError:
             print(f"{package} is not installed: its weights are left out")
     np.savez_compressed(arguments.output, made_by=np.array(json.dumps(versions)), **arrays)

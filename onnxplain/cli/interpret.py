@@ -46,7 +46,7 @@ def interpret(
         typer.Option(
             "--layers",
             metavar="L",
-            help="all, conv, relu, norm, pool, fc, or a pattern over names of layers and tensors.",
+            help="all, conv, relu, norm, pool, fc, or a pattern over layers and tensors.",
         ),
     ] = "all",
     output_name: options.OutputName = None,
@@ -86,8 +86,8 @@ def interpret(
 
 
 def _lines(found: Interpretation, folder: str) -> Iterator[RenderableType]:
-    total = int(found.offsets[-1])
-    yield f"{total} filters in {len(found.filters)} tensors, {len(found.samples) - len(found.skipped)} samples -> {folder}"
+    count, total = len(found.samples) - len(found.skipped), int(found.offsets[-1])
+    yield f"{total} filters in {len(found.filters)} tensors, {count} samples -> {folder}"
     used = [entry for entry in found.classes if entry.samples]
     features = found.features
     rows = []

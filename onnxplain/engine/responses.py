@@ -63,7 +63,7 @@ def find_filters(model: Model, target: Tensor, feed: Feed, layers: str = "all") 
     feed : dict of str to numpy.ndarray
         Any input, for the shapes.
     layers : str
-        "all"; a family (conv, relu, norm, pool, fc); or a pattern with ``*`` and ``?`` over names of layers and tensors.
+        "all"; a family (conv, relu, norm, pool, fc); or a pattern with ``*`` and ``?`` over layers and tensors.
 
     Raises
     ------
@@ -169,7 +169,8 @@ class Responses:
         total = energy.sum(axis=1, keepdims=True)
         if not np.isfinite(total).all():
             raise FailureError(f"tensor {filters.tensor!r} holds NaN or Inf, or values whose squares overflow")
-        return np.divide(energy, total, out=np.zeros_like(energy), where=total > 0).astype(np.float32)
+        share: np.ndarray = np.divide(energy, total, out=np.zeros_like(energy), where=total > 0)
+        return share.astype(np.float32)
 
     def _session(self) -> Session:
         graph = self.model.graph

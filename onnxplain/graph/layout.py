@@ -13,8 +13,8 @@ _KEEP_AXES = frozenset(
 _NORMALIZED_FIRST = ("BatchNormalization", "InstanceNormalization", "GroupNormalization")
 _FEATURES_LAST = ("Gemm", "MatMul", "LayerNormalization")
 _ACTIVATIONS = frozenset(
-    {"LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Tanh",
-     "Erf", "Softplus", "ThresholdedRelu"}
+    {"LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish",
+     "Tanh", "Erf", "Softplus", "ThresholdedRelu"}
 )  # fmt: skip
 _CHANNELS_FIRST = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LRN")
 

@@ -86,7 +86,7 @@ def interpret(
     if top < 1:
         raise UsageError(f"top must be at least 1, not {top}")
     model = model if isinstance(model, Model) else load(model)
-    dataset = dataset if isinstance(dataset, Dataset) else read_dataset(dataset)
+    dataset = dataset if isinstance(dataset, Dataset) else read_dataset(Path(dataset))
     target = parse_target(model.graph, None, output)
     contract = contract_for(dataset, model, preprocess, class_names)
     survey = Survey(model, dataset, target, contract, layers)
@@ -184,7 +184,7 @@ class Survey:
                 if progress is not None:
                     progress(min(start + size, len(self.dataset)), len(self.dataset))
         except BaseException:
-            store.__exit__()
+            store.close()
             raise
         return store
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,20 +45,25 @@ class ResponseStore:
         self.ids = tuple(ids)
         self.width = width
         self._path = folder / _ROWS
-        self._journal = Journal(folder / "journal.jsonl", job)
-        try:
-            self._rows = open(self._path, "r+b" if self._path.exists() else "w+b", buffering=0)
-            self._rows.truncate(len(self.ids) * width * 4)
-        except OSError as error:
-            self._journal.close()
-            raise FailureError(f"{self._path} cannot be written: {error.strerror}") from error
+        with ExitStack() as opened:
+            self._journal = opened.enter_context(Journal(folder / "journal.jsonl", job))
+            try:
+                mode = "r+b" if self._path.exists() else "w+b"
+                self._rows = opened.enter_context(open(self._path, mode, buffering=0))
+                self._rows.truncate(len(self.ids) * width * 4)
+            except OSError as error:
+                raise FailureError(f"{self._path} cannot be written: {error.strerror}") from error
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._rows.close()
-        self._journal.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; another process may continue."""
+        self._opened.close()
 
     def __contains__(self, row: int) -> bool:
         return self.ids[row] in self._journal

@@ -20,6 +20,7 @@ from onnxplain.errors import FailureError, UsageError
 from onnxplain.interpretation.result import Interpretation
 
 CLASSES = 3
+Samples = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def net() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def samples() -> tuple[np.ndarray, np.ndarray]:
+def samples() -> Samples:
     rng = np.random.default_rng(1)
     labels = np.sort(np.arange(45) % CLASSES)
     x = np.abs(rng.standard_normal((45, 3, 8, 8))).astype(np.float32) * 0.3
@@ -53,7 +54,7 @@ def samples() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def npz(samples: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def npz(samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "samples.npz"
     np.savez(path, x=samples[0], labels=samples[1])
     return path
@@ -65,7 +66,7 @@ def equal(a: Interpretation, b: Interpretation) -> bool:
 
 
 def test_the_filter_of_each_class_is_found_in_every_form_of_the_data_set(
-    net: bytes, npz: Path, samples: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    net: bytes, npz: Path, samples: Samples, tmp_path: Path
 ) -> None:
     x, labels = samples
     lines = ["file,label"]
@@ -133,9 +134,7 @@ def test_killed_and_restarted_is_the_same(net: bytes, npz: Path, tmp_path: Path)
     assert len((work / "journal.jsonl").read_bytes().splitlines()) == 46
 
 
-def test_a_broken_sample_is_skipped_and_named(
-    net: bytes, samples: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
+def test_a_broken_sample_is_skipped_and_named(net: bytes, samples: Samples, tmp_path: Path) -> None:
     for row, label in enumerate(samples[1]):
         file = tmp_path / "data" / str(label) / f"{row:03}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -151,13 +150,11 @@ def test_a_broken_sample_is_skipped_and_named(
     assert equal(found, onnxplain.interpret(net, tmp_path / "data", folder=tmp_path / "work"))
     for file in (tmp_path / "data").rglob("*.npy"):
         file.write_bytes(b"")
-    with pytest.raises(FailureError, match="no sample of .* can be read"):
+    with pytest.raises(FailureError, match=r"no sample of .* can be read"):
         onnxplain.interpret(net, tmp_path / "data")
 
 
-def test_classes_without_samples_one_class_and_nothing_to_see(
-    net: bytes, samples: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
+def test_classes_without_samples_one_class_and_nothing_to_see(net: bytes, samples: Samples, tmp_path: Path) -> None:
     x, labels = samples
     np.savez(tmp_path / "two.npz", x=x[labels < 2], labels=labels[labels < 2])
     found = onnxplain.interpret(net, tmp_path / "two.npz", labels="given")
@@ -173,9 +170,7 @@ def test_classes_without_samples_one_class_and_nothing_to_see(
     assert any("no relevant features for class 0" in note for note in found.notes)
 
 
-def test_wrong_requests_are_answered(
-    net: bytes, npz: Path, samples: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
+def test_wrong_requests_are_answered(net: bytes, npz: Path, samples: Samples, tmp_path: Path) -> None:
     np.savez(tmp_path / "named.npz", x=samples[0][:2], labels=np.array(["rose", "tulip"]))
     np.savez(tmp_path / "beyond.npz", x=samples[0][:2], labels=np.array([0, 3]))
     np.savez(tmp_path / "none.npz", x=samples[0][:2])
@@ -201,9 +196,7 @@ def written(net: bytes, npz: Path, tmp_path: Path) -> Path:
     return tmp_path / "written"
 
 
-def test_a_saved_interpretation_comes_back_and_is_refused_for_another_model(
-    net: bytes, npz: Path, written: Path
-) -> None:
+def test_what_was_saved_comes_back_and_is_refused_for_another_model(net: bytes, npz: Path, written: Path) -> None:
     model = onnxplain.load(net)
     loaded = Interpretation.load(written, model)
     fresh = onnxplain.interpret(model, npz)

@@ -35,7 +35,7 @@ def test_five_planted_features_of_each_class_are_recovered_exactly(mu: float, tm
         for found, own in zip(solved(x, classes, mu, tmp_path), features, strict=True):
             assert set(found.index) == set(own)
             assert not found.bounded
-            assert 7.5 < found.weight.sum() < 10
+            assert 7 < found.weight.sum() < 10
     assert list(tmp_path.iterdir()) == []
 
 
