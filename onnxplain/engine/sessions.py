@@ -237,7 +237,7 @@ def graph_model(
     """
     read = [graph.tensors[name] for node in extra for name in node.input if name in graph.tensors]
     layers = graph.upstream([*outputs, *read])
-    used = {tensor for layer in layers for tensor in (*layer.inputs, *graph.captured(layer)) if tensor is not None}
+    used = {tensor for layer in layers for tensor in graph.read_by(layer)}
     used |= set(outputs)
     weights: dict[str, np.ndarray] = {}
     initializers = [

@@ -83,9 +83,18 @@ def _batch_norm_obstacle(layer: Layer, graph: LayerGraph) -> str | None:
         return "it is in training mode"
     if not layer.attributes.get("spatial", 1):
         return "it normalizes every position by itself (spatial=0)"
+    if not _positive_variance(layer):
+        return "its variance is not positive"
     if linear.op_type == "Gemm" and (linear.attributes["transA"] or _bias_rank(linear) > 1):
         return f"Gemm {linear.name!r} is transposed in A or has a two-dimensional C"
     return None
+
+
+def _positive_variance(layer: Layer) -> bool:
+    variance = layer.inputs[4]
+    assert variance is not None
+    assert variance.value is not None
+    return bool((variance.value + layer.attributes["epsilon"] > 0).all())
 
 
 def _bias_rank(linear: Layer) -> int:

@@ -21,6 +21,9 @@ from onnxplain.graph.reader import ModelFile
 MAX_TENSOR_BYTES = 2**31
 """The largest tensor that a graph may compute from constants or declare between layers."""
 
+MAX_GROWTH_BYTES = 2**28
+"""By how much folding may make a graph's constants larger; what goes beyond is left to the runtime."""
+
 _SMALL = 4096
 _GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike"})
 _NEVER_FOLDED = frozenset({"If", "Loop", "Scan", "RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"})
@@ -95,6 +98,7 @@ class _Folder:
             tensor.name: tensor.values for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)
         }
         self.types: dict[str, onnx.TypeProto] = {}
+        self.growth = 0
         for tensor in graph.inputs:
             if tensor.dtype is not None:
                 self.types[tensor.name] = OnnxExporter.export_value_info_proto(tensor, True).type
@@ -120,7 +124,12 @@ class _Folder:
             return False
         if node.op_type in _GROWING and any(_byte_size(self.types.get(name)) is None for name in node.output):
             return False
-        return self._evaluate(node)
+        read = sum(self.constants[name].nbytes for name in set(node.input) if name)
+        growth = sum(_byte_size(self.types.get(name)) or 0 for name in node.output) - read
+        if self.growth + growth > MAX_GROWTH_BYTES or not self._evaluate(node):
+            return False
+        self.growth += max(growth, 0)
+        return True
 
     def _evaluate(self, node: onnx.NodeProto) -> bool:
         names = sorted({name for name in node.input if name})

@@ -133,13 +133,17 @@ class LayerGraph:
         """Every tensor that a value of ``sources`` flows into, differentiable or not, sources included."""
         reached = set(sources)
         for layer in self.layers:
-            if any(tensor in reached for tensor in layer.inputs):
+            if any(tensor in reached for tensor in self.read_by(layer)):
                 reached.update(out for out in layer.outputs if out is not None and not out.static)
         return reached
 
     def captured(self, layer: Layer) -> list[Tensor]:
         """The outer tensors that the layer's subgraphs read."""
         return [self.tensors[name] for name in sorted(captured_names(layer.node)) if name in self.tensors]
+
+    def read_by(self, layer: Layer) -> list[Tensor]:
+        """The inputs of the layer and what its subgraphs capture."""
+        return [tensor for tensor in (*layer.inputs, *self.captured(layer)) if tensor is not None]
 
     def upstream(self, outputs: Iterable[Tensor]) -> list[Layer]:
         """The layers that ``outputs`` are computed by, in topological order."""
@@ -148,7 +152,7 @@ class LayerGraph:
         for layer in reversed(self.layers):
             if any(out in wanted for out in layer.outputs):
                 layers.append(layer)
-                wanted.update(tensor for tensor in (*layer.inputs, *self.captured(layer)) if tensor is not None)
+                wanted.update(self.read_by(layer))
         return layers[::-1]
 
     def path(self, target: Tensor, sources: Iterable[Tensor]) -> tuple[Layer, ...]:
@@ -157,9 +161,10 @@ class LayerGraph:
         wanted = {target}
         chosen: list[Layer] = []
         for layer in reversed(self.layers):
-            if any(out in wanted and out in reached for out in layer.outputs):
+            flowing = [tensor for tensor in self.read_by(layer) if tensor in reached]
+            if flowing and any(out in wanted and out in reached for out in layer.outputs):
                 chosen.append(layer)
-                wanted.update(tensor for tensor in layer.inputs if tensor is not None and tensor in reached)
+                wanted.update(flowing)
         return tuple(reversed(chosen))
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import checker, inliner, numpy_helper
 
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
@@ -122,7 +123,20 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
         raise FailureError(f"{label} is not an ONNX file, or it is truncated or corrupt") from error
     if not proto.HasField("graph") or not proto.ir_version:
         raise FailureError(f"{label} is not an ONNX file: it holds no graph")
+    if not _is_text(proto):
+        raise FailureError(f"{label} is not a valid ONNX model: a name in it is not UTF-8 text")
     return proto
+
+
+def _is_text(message: Message) -> bool:
+    """Whether every string in a message is UTF-8; protobuf hands the others over as bytes."""
+    for descriptor, value in message.ListFields():
+        if descriptor.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, str | bytes | Message) else value:
+            if isinstance(item, bytes) or (isinstance(item, Message) and not _is_text(item)):
+                return False
+    return True
 
 
 def _check_versions(proto: onnx.ModelProto, label: str) -> None:
@@ -132,8 +146,6 @@ def _check_versions(proto: onnx.ModelProto, label: str) -> None:
             "export it again with an older onnx package"
         )
     versions = [entry.version for entry in proto.opset_import if entry.domain in _STANDARD_DOMAINS]
-    if not versions and proto.ir_version < 3:
-        versions = [1]
     for version in versions:
         if version not in OPSETS:
             raise UnsupportedError(
@@ -193,8 +205,8 @@ def _tensor_value(tensor: onnx.TensorProto, path: Path | None, external: set[Pat
         return _external_value(tensor, path, external, label)
     if any(dim < 0 for dim in tensor.dims):
         raise FailureError(f"{label}: weight {tensor.name!r} declares a negative dimension")
+    dtype = _dtype(tensor, label)
     if tensor.HasField("raw_data"):
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         expected = _packed_bytes(tensor.data_type, dtype, tensor.dims)
         if len(tensor.raw_data) != expected:
             raise FailureError(
@@ -205,6 +217,13 @@ def _tensor_value(tensor: onnx.TensorProto, path: Path | None, external: set[Pat
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as error:
         raise FailureError(f"{label}: weight {tensor.name!r} is corrupt: {error}") from error
+
+
+def _dtype(tensor: onnx.TensorProto, label: str) -> np.dtype[Any]:
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except KeyError as error:
+        raise FailureError(f"{label}: weight {tensor.name!r} is of the unknown type {tensor.data_type}") from error
 
 
 def _packed_bytes(data_type: Any, dtype: np.dtype[Any], dims: Any) -> int:
@@ -224,7 +243,7 @@ def _external_value(tensor: onnx.TensorProto, path: Path | None, external: set[P
         raise UsageError(f"weight {tensor.name!r} is stored outside the model: load the model by its path")
     entries = {entry.key: entry.value for entry in tensor.external_data}
     file = _external_file(entries.get("location", ""), path, tensor.name, label)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    dtype = _dtype(tensor, label)
     needed = _packed_bytes(tensor.data_type, dtype, tensor.dims)
     try:
         offset = int(entries.get("offset", 0))
@@ -263,16 +282,16 @@ def _external_file(location: str, path: Path, name: str, label: str) -> Path:
 
 def _dense(sparse: onnx.SparseTensorProto, label: str) -> np.ndarray:
     dims = tuple(sparse.dims)
-    values = numpy_helper.to_array(sparse.values)
-    indices = numpy_helper.to_array(sparse.indices)
-    total = int(np.prod(dims, dtype=object))
+    values = _tensor_value(sparse.values, None, set(), label)
+    places = _tensor_value(sparse.indices, None, set(), label)
+    total = math.prod(dims)
     if total * values.dtype.itemsize > MAX_PROTOBUF_BYTES:
         raise FailureError(f"{label}: sparse weight {sparse.values.name!r} would take {total} elements when dense")
-    dense = np.zeros(dims, values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
+    try:
+        dense = np.zeros(dims, values.dtype)
+        dense.reshape(-1)[places if places.ndim == 1 else np.ravel_multi_index(list(places.T), dims)] = values
+    except (ValueError, IndexError, TypeError) as error:
+        raise FailureError(f"{label}: sparse weight {sparse.values.name!r} is corrupt: {error}") from error
     return dense
 
 
