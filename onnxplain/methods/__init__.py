@@ -11,7 +11,7 @@ import numpy as np
 from onnxplain.engine.run import Work
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
-from onnxplain.methods import fixations, gradients, lrp, salient_relevance
+from onnxplain.methods import fixations, gradients, lrp, salient_relevance, vebi
 from onnxplain.methods.job import GRADIENT, Job, Progress
 from onnxplain.model import Feed, Model, load
 from onnxplain.relevance.plan import Plan
@@ -27,6 +27,7 @@ METHODS: dict[str, Callable[..., Explanation]] = {
     "deconvnet": gradients.deconvnet,
     "fixations": fixations.fixations,
     "salient-relevance": salient_relevance.salient_relevance,
+    "vebi": vebi.vebi,
 }
 """Name to the function that carries the method out; its keyword arguments are the method's options."""
 
@@ -149,6 +150,8 @@ def job_for(
             return job, salient_relevance.relevance_plan(job, options)
         case "guided-backprop" | "deconvnet":
             return job, job.plan(method)
+        case "vebi":
+            return job, job.plan(vebi.RULES)
         case _:
             return job, job.plan(GRADIENT)
 
