@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxplain.engine.run import MEMORY_BUDGET
 from onnxplain.errors import UsageError
-from onnxplain.graph.layers import Tensor
+from onnxplain.graph.layers import Layer, Tensor
 from onnxplain.model import Feed, Model
 
 Kind = Literal["probability", "logit"]
@@ -41,7 +41,7 @@ class ClassScores:
     kind : {"probability", "logit"}
         "logit" takes the output as it is.
     batch_size : int, optional
-        Copies computed at once; chosen from the memory budget by default.
+        Copies computed at once, the attribute ``batch``; chosen from the memory budget by default.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class ClassScores:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
         self.model, self.output, self.feed, self.kind = model, output, feed, kind
         self._closing = closing(output)
-        self._batch = (batch_size or self._fitting()) if model.batched else 1
+        self.batch = (batch_size or self._fitting()) if model.batched else 1
 
     def of(self, feed: Feed) -> NDArray[np.float64]:
         """Scores of every class, shape (samples, classes).
@@ -68,7 +68,7 @@ class ClassScores:
         UsageError
             The output has more than one axis of classes, so that no class has a probability.
         """
-        y = self.model.plain.run(feed, [self.output.name])[self.output.name].astype(np.float64)
+        y = self.model.trace([self.output], feed)[self.output.name].astype(np.float64)
         if self.kind == "probability" and max(y.shape[1:], default=1) != math.prod(y.shape[1:]):
             raise UsageError(
                 f"output {self.output.name!r} of shape {y.shape} is no list of classes, so nothing there has a "
@@ -77,11 +77,48 @@ class ClassScores:
         y = y.reshape(len(y), -1)
         if self.kind == "logit" or self._closing in ("Softmax", "Sigmoid"):
             return y
-        if self._closing == "LogSoftmax":
-            return np.exp(y)
-        if y.shape[1] == 1:
-            return np.asarray(1 / (1 + np.exp(-y)))
-        raised = np.exp(y - y.max(axis=1, keepdims=True))
+        return np.exp(y) if self._closing == "LogSoftmax" else self._probabilities(y)
+
+    @property
+    def logits(self) -> Tensor:
+        """Where the gradient of a score starts: before the closing Softmax, LogSoftmax or Sigmoid."""
+        layer = None if self.kind == "logit" else _closing_layer(self.output)
+        tensor = self.output if layer is None else layer.inputs[0]
+        assert tensor is not None
+        return tensor
+
+    def gradient(self, z: np.ndarray, weights: np.ndarray) -> NDArray[np.float64]:
+        """The gradient of a weighted sum of scores in the logits.
+
+        Taken from the logits in float64: behind a softmax in float32 a class that is nearly certain has none left.
+
+        Parameters
+        ----------
+        z : array
+            The value of :attr:`logits`, samples along axis 0.
+        weights : array
+            One per class.
+
+        Returns
+        -------
+        float64 array in the shape of ``z``
+        """
+        flat = z.astype(np.float64).reshape(len(z), -1)
+        w = np.broadcast_to(weights.reshape(-1), flat.shape)
+        if self.kind == "logit":
+            return w.reshape(z.shape)
+        p = self._probabilities(flat)
+        if self._by_sigmoid(flat):
+            return np.asarray(w * p * self._probabilities(-flat)).reshape(z.shape)
+        return np.asarray(p * (w - (p * w).sum(axis=1, keepdims=True))).reshape(z.shape)
+
+    def _by_sigmoid(self, z: NDArray[np.float64]) -> bool:
+        return self._closing == "Sigmoid" or (self._closing is None and z.shape[1] == 1)
+
+    def _probabilities(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self._by_sigmoid(z):
+            return np.asarray(np.exp(-np.logaddexp(0, -z)))
+        raised = np.exp(z - z.max(axis=1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
     def over(self, name: str, index: int, copies: Iterable[np.ndarray]) -> NDArray[np.float64]:
@@ -94,7 +131,7 @@ class ClassScores:
 
     def _batches(self, name: str, copies: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         waiting = iter(copies)
-        while batch := list(islice(waiting, self._batch)):
+        while batch := list(islice(waiting, self.batch)):
             values = np.stack(batch).astype(self.feed[name].dtype, copy=False)
             others = {other: np.repeat(value, len(batch), axis=0) for other, value in self.feed.items()}
             yield {**others, name: values}
@@ -107,7 +144,12 @@ class ClassScores:
 
 def closing(output: Tensor) -> str | None:
     """The op type of the Softmax, LogSoftmax or Sigmoid that ends at ``output``, moves of elements aside."""
+    layer = _closing_layer(output)
+    return None if layer is None else layer.op_type
+
+
+def _closing_layer(output: Tensor) -> Layer | None:
     layer = output.producer
     while layer is not None and layer.op_type in _MOVES and layer.inputs[0] is not None:
         layer = layer.inputs[0].producer
-    return layer.op_type if layer is not None and layer.op_type in _CLOSING else None
+    return layer if layer is not None and layer.op_type in _CLOSING else None

@@ -11,7 +11,7 @@ import numpy as np
 from onnxplain.engine.run import Work
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
-from onnxplain.methods import fixations, gradients, lrp, salient_relevance, vebi
+from onnxplain.methods import fixations, gradients, lrp, perturbation, salient_relevance, vebi
 from onnxplain.methods.job import GRADIENT, Job, Progress
 from onnxplain.model import Feed, Model, load
 from onnxplain.relevance.plan import Plan
@@ -28,6 +28,8 @@ METHODS: dict[str, Callable[..., Explanation]] = {
     "fixations": fixations.fixations,
     "salient-relevance": salient_relevance.salient_relevance,
     "vebi": vebi.vebi,
+    "rise": perturbation.rise,
+    "occlusion": perturbation.occlusion,
 }
 """Name to the function that carries the method out; its keyword arguments are the method's options."""
 

@@ -1,0 +1,87 @@
+"""Masks written, laid over a picture and added up; see :mod:`onnxplain.engine.jit` for how kernels run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxplain.engine.jit import Kernel
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Doubles = np.ndarray[Any, np.dtype[np.float64]]
+Places = np.ndarray[Any, np.dtype[np.int64]]
+BLOCK = 1024
+"""Pixels that one item of :data:`accumulate` adds up."""
+
+
+def _upsample(
+    start: int, stop: int, planes: Floats, index: Places, rows: Places, row_share: Floats, columns: Places,
+    column_share: Floats, corners: Places, scaled: bool, masks: Floats, areas: Doubles,
+) -> None:  # fmt: skip
+    """``masks[b]`` from ``planes[index[b]]``, linear along columns and then rows, cut out at ``corners[b]``.
+
+    ``rows[0]`` and ``rows[1]`` name the two rows between which a row of the upsampled plane lies, ``row_share`` how far
+    it is from the first; columns alike. With ``scaled`` the mask is brought to [0, 1], a constant one to 0.
+    """
+    height, width = masks.shape[1:]
+    wide = np.empty((planes.shape[1], width), np.float32)
+    low, high, area = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float64)
+    for b in range(start, stop):
+        plane, mask = planes[index[b]], masks[b]
+        top, left = corners[b]
+        for r in range(planes.shape[1]):
+            for j in range(width):
+                first = plane[r, columns[0, left + j]]
+                wide[r, j] = first + column_share[left + j] * (plane[r, columns[1, left + j]] - first)
+        for j in range(width):
+            low[j], high[j], area[j] = np.inf, -np.inf, 0
+        for i in range(height):
+            above, below, share = wide[rows[0, top + i]], wide[rows[1, top + i]], row_share[top + i]
+            for j in range(width):
+                value = above[j] + share * (below[j] - above[j])
+                mask[i, j] = value
+                low[j] = value if value < low[j] else low[j]
+                high[j] = value if value > high[j] else high[j]
+        if scaled:
+            lowest, highest = low.min(), high.max()
+            factor = 1 / (highest - lowest) if highest > lowest else np.float32(0)
+            for i in range(height):
+                for j in range(width):
+                    mask[i, j] = (mask[i, j] - lowest) * factor
+        for i in range(height):
+            for j in range(width):
+                area[j] += mask[i, j]
+        areas[b] = area.sum()
+
+
+def _blend_planes(start: int, stop: int, masks: Floats, x: Floats, fill: Floats, out: Floats) -> None:
+    """``out[b, c] = fill[c] + masks[b] * (x[c] - fill[c])``, pixels along the last axis."""
+    for b in range(start, stop):
+        for c in range(len(x)):
+            for p in range(x.shape[1]):
+                out[b, c, p] = fill[c] + masks[b, p] * (x[c, p] - fill[c])
+
+
+def _blend_pixels(start: int, stop: int, masks: Floats, x: Floats, fill: Floats, out: Floats) -> None:
+    """The same with the channels along the last axis."""
+    for b in range(start, stop):
+        for p in range(len(x)):
+            for c in range(x.shape[1]):
+                out[b, p, c] = fill[c] + masks[b, p] * (x[p, c] - fill[c])
+
+
+def _accumulate(start: int, stop: int, masks: Floats, weights: Doubles, total: Doubles) -> None:
+    """``total += sum over b of weights[b] * masks[b]``, every pixel in the order of the masks."""
+    end = min(stop * BLOCK, len(total))
+    for first in range(start * BLOCK, end, BLOCK):
+        last = min(first + BLOCK, end)
+        for b in range(len(masks)):
+            for p in range(first, last):
+                total[p] += weights[b] * masks[b, p]
+
+
+upsample = Kernel(_upsample)
+blend_planes = Kernel(_blend_planes)
+blend_pixels = Kernel(_blend_pixels)
+accumulate = Kernel(_accumulate)
