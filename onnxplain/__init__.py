@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from onnxplain.methods import explain, plan
     from onnxplain.methods.crops import fixate_picture
     from onnxplain.methods.saliency import context_aware_saliency
+    from onnxplain.metrics.evaluation import evaluate
+    from onnxplain.metrics.results import Evaluation
     from onnxplain.model import Model, load
 
 _PLACES = {
+    "Evaluation": "onnxplain.metrics.results",
     "Explanation": "onnxplain.explanation",
     "Interpretation": "onnxplain.interpretation.result",
     "Model": "onnxplain.model",
@@ -33,6 +36,7 @@ _PLACES = {
     "available_ops": "onnxplain.catalogue",
     "available_rule_books": "onnxplain.catalogue",
     "context_aware_saliency": "onnxplain.methods.saliency",
+    "evaluate": "onnxplain.metrics.evaluation",
     "explain": "onnxplain.methods",
     "fixate_picture": "onnxplain.methods.crops",
     "export": "onnxplain.exporting",
@@ -44,6 +48,7 @@ _PLACES = {
 """Where each public name lives; imported on first use, so that ``import onnxplain`` stays cheap."""
 
 __all__ = [
+    "Evaluation",
     "Explanation",
     "FailureError",
     "Interpretation",
@@ -56,6 +61,7 @@ __all__ = [
     "available_ops",
     "available_rule_books",
     "context_aware_saliency",
+    "evaluate",
     "explain",
     "export",
     "fixate_picture",

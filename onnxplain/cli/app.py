@@ -11,7 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxplain.cli import compare, demo, explain, export, inspect, interpret, localize, methods, ops, plan, rules
+from onnxplain.cli import (
+    compare,
+    demo,
+    evaluate,
+    explain,
+    export,
+    inspect,
+    interpret,
+    localize,
+    methods,
+    ops,
+    plan,
+    rules,
+)
 from onnxplain.cli.output import Output
 from onnxplain.version import __version__
 
@@ -70,6 +83,7 @@ def _verb(function: Callable[..., int | None]) -> Callable[..., int | None]:
 for _function in (
     explain.explain,
     compare.compare,
+    evaluate.evaluate,
     inspect.inspect,
     interpret.interpret,
     plan.plan,

@@ -21,8 +21,8 @@ from onnxplain.inputs.contract import InputContract, discover
 from onnxplain.inputs.loaders import Sample, Skipped, load_inputs
 from onnxplain.inputs.pictures import Geometry
 from onnxplain.methods import RULE_BOOKS
+from onnxplain.methods.defaults import contract_options
 from onnxplain.model import Model
-from onnxplain.relevance.books import load_rule_book
 
 GROUP = 16
 """Inputs that are explained at once unless the user says otherwise; enough for the compiled engine to pay."""
@@ -178,7 +178,7 @@ def open_stream(
     contract = discover(loaded, loaded.inputs[0].name, preprocess=preprocess, labels=labels, output_name=call["output"])
     samples = load_inputs(inputs, loaded, contract)
     call = {**call, "rules": call["rules"] or RULE_BOOKS.get(call["method"])}
-    stream = Stream(folder, loaded, {**_from_contract(call, contract), **call}, contract)
+    stream = Stream(folder, loaded, {**contract_options(call["method"], call["rules"], contract), **call}, contract)
     stream.seconds["read"] += time.perf_counter() - started
     return stream, samples
 
@@ -197,23 +197,6 @@ def tell(out: Output, told: set[str], notes: Iterable[str]) -> None:
         if note not in told:
             told.add(note)
             out.note(note)
-
-
-def _from_contract(call: Mapping[str, Any], contract: InputContract) -> dict[str, Any]:
-    """The order of colours for salient-relevance; ``low`` and ``high`` of a rule book with z-box."""
-    found: dict[str, Any] = {}
-    if call["method"] not in RULE_BOOKS:
-        return found
-    if call["method"] == "salient-relevance" and contract.colour.value in ("RGB", "BGR"):
-        found["colour"] = contract.colour.value
-    if any(item.value is None for item in (contract.range, contract.mean, contract.std)):
-        return found
-    lines = load_rule_book(call["rules"]).lines
-    open_ends = {end for line in lines for end, value in line.rule.parameters().items() if value is None}
-    bounds = {"low": contract.low.tolist(), "high": contract.high.tolist()}
-    return found | {
-        end: values[0] if len(values) == 1 else tuple(values) for end, values in bounds.items() if end in open_ends
-    }
 
 
 def _form(sample: Sample) -> object:

@@ -105,7 +105,11 @@ def load_record(record: Record, model: ModelView, contract: InputContract | None
 
 
 def contract_for(
-    dataset: Dataset, model: ModelView, preprocess: str | Path | None = None, labels: str | Path | None = None
+    dataset: Dataset,
+    model: ModelView,
+    preprocess: str | Path | None = None,
+    labels: str | Path | None = None,
+    output_name: str | None = None,
 ) -> InputContract | None:
     """How the pictures of a data set are prepared; None where it holds arrays only and nothing tells.
 
@@ -117,7 +121,7 @@ def contract_for(
     pictures = any(not identity.lower().endswith(_ARRAYS) for identity in dataset.ids) and not dataset.holds_arrays
     if not pictures and (labels is None and preprocess is None) and len(model.inputs) != 1:
         return None
-    contract = discover(model, model.inputs[0].name, preprocess=preprocess, labels=labels)
+    contract = discover(model, model.inputs[0].name, preprocess=preprocess, labels=labels, output_name=output_name)
     if pictures:
         _check_pictures(model, contract)
     return contract

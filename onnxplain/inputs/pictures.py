@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.inputs.contract import InputContract
@@ -27,6 +27,8 @@ MAX_PIXELS = 100_000_000
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _BILINEAR = Image.Resampling.BILINEAR
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that lie on their side."""
 _filters = threading.Lock()
 
 
@@ -96,6 +98,24 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         reason = str(error) or type(error).__name__
         raise FailureError(f"{path}: the picture is truncated or damaged ({reason}); save it again") from error
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width that `read_picture` will give, from the head of the file alone.
+
+    Raises
+    ------
+    UsageError, FailureError
+        As `read_picture`, as far as the head shows.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file")
+    try:
+        with _quiet(), Image.open(path, formats=_FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception as error:  # as in read_picture
+        raise FailureError(f"{path} is not a readable {', '.join(_FORMATS)} picture ({error})") from error
 
 
 def _too_large(path: Path, max_pixels: int) -> FailureError:
@@ -240,6 +260,12 @@ class Geometry:
         )
         full[top:bottom, left:right] = np.asarray(image.resize((right - left, bottom - top), _BILINEAR, box=box))
         return full
+
+    def boxes(self, edges: np.ndarray) -> np.ndarray:
+        """Boxes of the picture in pixels of the window, wherever they lie; left, top, right, bottom as edges."""
+        down, across = (new / old for new, old in zip(self.resized, self.original, strict=True))
+        top, left = self.offset
+        return np.asarray(edges, np.float64) * [across, down, across, down] - [left, top, left, top]
 
     def places(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pixels of the picture under the middles of pixels of the window; the nearest ones for a frame's."""

@@ -158,6 +158,17 @@ def job_for(
             return job, job.plan(GRADIENT)
 
 
+def check_method(name: str, options: dict[str, Any]) -> None:
+    """Make sure that there is a method and that it has these options.
+
+    Raises
+    ------
+    UsageError
+        There is none, or it has not.
+    """
+    _check_options(name, _method(name), options)
+
+
 def _rule_book(method: str, rules: str | None) -> str:
     return rules or RULE_BOOKS.get(method, RULE_BOOKS["lrp"])
 
