@@ -90,25 +90,31 @@ def table(folder: Path) -> list[list[str]]:
     return [row for row in rows if row[3] != "seconds"]
 
 
+def one_core() -> None:
+    """For a child: small work on a busy machine is done sooner by one thread than by several that wait."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="SIGKILL and affinity as Linux has them")
 def test_killed_and_started_again(classifier: str, place: Path) -> None:
     (place / "many").mkdir()
     generator = np.random.default_rng(0)
-    for number in range(40):
+    for number in range(30):
         Image.fromarray(generator.integers(0, 256, (16, 32, 3), np.uint8)).save(place / f"many/{number:03}.png")
     call = [sys.executable, "-m", "onnxplain", "evaluate", classifier, "many", *MAPS, "-o"]
     journal = place / "killed" / "journal.jsonl"
-    with subprocess.Popen([*call, "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        deadline = time.monotonic() + 120
+    with subprocess.Popen([*call, "killed"], preexec_fn=one_core, stdout=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + 300
         while not (journal.exists() and journal.read_bytes().count(b"\n") > 20):
             assert running.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
         running.send_signal(signal.SIGKILL)
     done = journal.read_bytes()
-    assert 20 < done.count(b"\n") < 200
+    assert 20 < done.count(b"\n") <= 150
     assert not (place / "killed/evaluation.csv").exists()
     for folder in ("killed", "whole"):
-        subprocess.run([*call, folder], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*call, folder], preexec_fn=one_core, check=True, stdout=subprocess.DEVNULL)
     assert table(place / "killed") == table(place / "whole")
     assert journal.read_bytes().startswith(done[: done.rindex(b"\n") + 1])
