@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL_INCHES = 3.0
-_TITLE_INCHES = 0.45
+_LINE_INCHES = 0.17
+_GAP_INCHES = 0.12
 _TITLE_WIDTH = 34
+_FRAME = "0.8"
 
 
 def map_figure(panels: Sequence[tuple[str, np.ndarray]], columns: int | None = None) -> Figure:
@@ -46,12 +48,14 @@ def map_figure(panels: Sequence[tuple[str, np.ndarray]], columns: int | None = N
         raise ValueError("a figure needs at least one panel")
     columns = columns or min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
-    height = _PANEL_INCHES * _tallest(panels) + _TITLE_INCHES
+    titles = [textwrap.fill(title, _TITLE_WIDTH) for title, _ in panels]
+    lines = max(title.count("\n") for title in titles) + 1
+    height = _PANEL_INCHES * _tallest(panels) + _LINE_INCHES * lines + _GAP_INCHES
     figure = Figure(figsize=(_PANEL_INCHES * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, (title, values) in zip(grid.flat, panels, strict=False):
-        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), fontsize="medium", parse_math=False)
+    for axes, title, (_, values) in zip(grid.flat, titles, panels, strict=False):
+        axes.set_title(title, fontsize="medium", parse_math=False)
         _draw(axes, values)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
@@ -74,4 +78,5 @@ def _draw(axes: Any, values: np.ndarray) -> None:
     if not is_picture and values.ndim != 2:
         raise ValueError(f"a panel takes an RGB picture or a map of one or two dimensions, not shape {values.shape}")
     axes.imshow(values if is_picture else heatmap(values), interpolation="nearest")
-    axes.set_axis_off()
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=_FRAME, linewidth=0.8)
