@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect as reflection
 import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -96,9 +94,7 @@ def inspect(model: Model | str | os.PathLike[str] | bytes, preprocess: str | Non
     examples = {(layer.domain, layer.op_type): layer for layer in model.original_graph.layers}
     return {
         "identity": {
-            "path": None if model.path is None else str(model.path),
-            "sha256": None if model.path is None else _sha256(model.path),
-            "external_data": {str(path.name): _sha256(path) for path in model.file.external},
+            **model.file.identity.to_json(),
             "bytes": None if model.path is None else model.path.stat().st_size,
             "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
             "ir_version": proto.ir_version,
@@ -145,11 +141,6 @@ def _status(layer: Layer) -> str:
 def _declared(tensor: Any) -> dict[str, Any]:
     shape = None if tensor.shape is None else [dim if isinstance(dim, int) else str(dim or "?") for dim in tensor.shape]
     return {"name": tensor.name, "dtype": str(tensor.dtype), "shape": shape}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _options(function: Any) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.files import atomic_folder
+from onnxplain.origin import Origin
 from onnxplain.targets import Chosen
 from onnxplain.version import __version__
 
@@ -164,6 +165,8 @@ class Explanation:
         Per input, the map of methods whose map is not the relevance summed over the channels.
     layers : tuple of str
         The internal tensors that a method looked at, for methods that choose some.
+    origin : Origin or None
+        The model's file, the input's file and how it was prepared, and the options.
     """
 
     relevance: dict[str, np.ndarray]
@@ -184,6 +187,7 @@ class Explanation:
     boxes: dict[str, np.ndarray] = field(default_factory=dict)
     path: tuple[PathStep, ...] = ()
     layers: tuple[str, ...] = ()
+    origin: Origin | None = None
     plan_json: dict[str, Any] | None = None
 
     @property
@@ -248,6 +252,7 @@ class Explanation:
             "onnxplain": __version__,
             "method": self.method,
             "engine": self.engine,
+            "origin": None if self.origin is None else self.origin.to_json(),
             "target": [chosen.to_json() for chosen in self.target],
             "inputs": {name: list(value.shape) for name, value in (self.maps | self.relevance).items()},
             "conserved": [None if np.isnan(share) else float(share) for share in self.conserved],
@@ -336,6 +341,7 @@ class Explanation:
             boxes={name: np.array(value, np.int64).reshape(-1, 4) for name, value in content["boxes"].items()},
             path=_path(content["path"], group("path"), group("path_weights")),
             layers=tuple(content.get("layers", ())),
+            origin=Origin(**content["origin"]) if content.get("origin") else None,
             plan_json=content["plan"],
         )
 

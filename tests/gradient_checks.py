@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import nets
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import HealthCheck, currently_in_test_context, reject, settings
 from hypothesis import strategies as st
 
 import onnxplain
@@ -110,7 +110,9 @@ def check_model(model: Model, feed: Feed) -> None:
     for out in model.outputs:
         if out.dtype is None or out.dtype.kind != "f":
             continue
-        assume(_as_inferred(out, expected[out.name]))
+        if not _as_inferred(out, expected[out.name]):
+            assert currently_in_test_context(), "onnxruntime makes another shape than ONNX infers"
+            reject()
         found = own_forward(model, feed, out)
         scale = np.abs(expected[out.name]).max(initial=0.0)
         np.testing.assert_allclose(found, expected[out.name], rtol=1e-4, atol=1e-5 * scale + 1e-7, err_msg=out.name)

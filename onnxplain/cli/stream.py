@@ -17,6 +17,7 @@ from onnxplain.cli.options import split_providers
 from onnxplain.cli.output import Output
 from onnxplain.cli.results import Result, of_sample, write
 from onnxplain.errors import FailureError, UnsupportedError
+from onnxplain.explanation import Explanation
 from onnxplain.inputs.contract import InputContract, discover
 from onnxplain.inputs.loaders import Sample, Skipped, load_inputs
 from onnxplain.inputs.pictures import Geometry
@@ -136,9 +137,15 @@ class Stream:
             self.seconds[phase] += spent
         for index, sample in enumerate(group):
             with self.timed("render"):
-                own = of_sample(e, index) if len(group) > 1 else e
+                own = self._named(of_sample(e, index) if len(group) > 1 else e, sample)
                 result = write(own, sample, self.labels, self.folder / sample.name)
             yield result
+
+    def _named(self, e: Explanation, sample: Sample) -> Explanation:
+        """With the input's file, and the way of a picture from it to the model."""
+        assert e.origin is not None
+        contract = None if sample.picture is None else self.contract.to_json()
+        return replace(e, origin=replace(e.origin, input=str(sample.path), contract=contract))
 
 
 def open_stream(

@@ -58,7 +58,7 @@ def freeze(graph: gs.Graph, file: ModelFile) -> LayerGraph:
     FailureError
         A tensor of known size would exceed ``MAX_TENSOR_BYTES``.
     """
-    opsets = {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in file.proto.opset_import}
+    opsets = {entry.domain: entry.version for entry in file.proto.opset_import}
     folder = _Folder(graph, opsets, file.label)
     nodes = [node for node in map(OnnxExporter.export_node, graph.nodes) if not folder.fold(node)]
     used = {name for node in nodes for name in _names_read(node)} | {out.name for out in graph.outputs}

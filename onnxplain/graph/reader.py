@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import checker, inliner, numpy_helper
 
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
+from onnxplain.origin import Identity
 
 OPSETS = range(7, 27)
 IR_VERSIONS = range(3, 14)
@@ -38,16 +39,20 @@ class ModelFile:
         Functions inlined, initializers and Constant nodes taken out, inputs without initializers.
     constants : dict of str to numpy.ndarray
         External data is memory-mapped.
-    path : Path or None
-    external : tuple of Path
-        Files that hold external data.
+    identity : Identity
+        The file and those that hold its external data.
+    metadata : dict of str to str
     """
 
     proto: onnx.ModelProto
     constants: dict[str, np.ndarray]
-    path: Path | None = None
-    external: tuple[Path, ...] = ()
+    identity: Identity = field(default_factory=lambda: Identity(None))
     metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None for a model given as bytes or as a ModelProto."""
+        return self.identity.path
 
     @property
     def label(self) -> str:
@@ -83,6 +88,8 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
         path = Path(source)
         proto = _parse(_file_bytes(path), str(path))
     label = str(path) if path else "the model"
+    for entry in proto.opset_import:
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     _check_versions(proto, label)
     external: set[Path] = set()
     constants = _take_constants(proto, path, external, label)
@@ -94,7 +101,7 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
     for value in [value for value in proto.graph.input if value.name in constants]:
         proto.graph.input.remove(value)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return ModelFile(proto, constants, path, tuple(sorted(external)), metadata)
+    return ModelFile(proto, constants, Identity(path, tuple(sorted(external))), metadata)
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -145,7 +152,7 @@ def _check_versions(proto: onnx.ModelProto, label: str) -> None:
             f"{label} has IR version {proto.ir_version}; supported are {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}: "
             "export it again with an older onnx package"
         )
-    versions = [entry.version for entry in proto.opset_import if entry.domain in _STANDARD_DOMAINS]
+    versions = [entry.version for entry in proto.opset_import if not entry.domain]
     for version in versions:
         if version not in OPSETS:
             raise UnsupportedError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnxplain.explanation import Explanation
 from onnxplain.methods import fixations, gradients, lrp, perturbation, salient_relevance, vebi
 from onnxplain.methods.job import GRADIENT, Job, Progress
 from onnxplain.model import Feed, Model, load
+from onnxplain.origin import Origin
 from onnxplain.relevance.plan import Plan
 from onnxplain.targets import TargetSpec, parse_target
 
@@ -113,7 +115,21 @@ def explain(
     chosen = parse_target(model.graph, target, output, labels, keep_softmax)
     work = Work(engine, dtype, batch_size, tuple(model.tensor(name) for name in at), ledger)
     job = Job(model, feed, chosen, _rule_book(method, rules), work, seed, method, progress)
-    return function(job, **options)
+    asked = {
+        "target": target,
+        "output": output,
+        "rules": job.rules if method in RULE_BOOKS else None,
+        "engine": engine,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "seed": seed,
+        "at": list(at),
+        "keep_softmax": keep_softmax,
+        "ledger": ledger,
+        "providers": list(model.runtime.providers),
+        **options,
+    }
+    return replace(function(job, **options), origin=Origin(model.file.identity, asked))
 
 
 def plan(

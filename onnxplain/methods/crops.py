@@ -105,7 +105,11 @@ def fixate_picture(
     call = {"method": "fixations", **call, "outliers": False}
     feed = {contract.input_name: array}
     e = explain(model, feed, target=target, output=output, labels=labels, keep_softmax=keep_softmax, **call)
-    return _on_picture(e, contract, windows, look, prediction, notes)
+    assert e.origin is not None
+    options = {**e.origin.options, **vars(look), "crops": crops}
+    return replace(
+        _on_picture(e, contract, windows, look, prediction, notes), origin=replace(e.origin, options=options)
+    )
 
 
 def _votes(model: Model, tensor: str, array: np.ndarray, contract: InputContract) -> NDArray[np.float64]:

@@ -193,7 +193,7 @@ def test_external_data_beside_the_model(tmp_path):
     (tmp_path / "weights" / "all.bin").write_bytes(b"\0" * 64 + W.tobytes())
     path = saved(stored_outside(product(), "weights/all.bin", offset=64, length=W.nbytes), tmp_path)
     np.testing.assert_array_equal(answer(path), Y)
-    assert read(path).external == (tmp_path / "weights" / "all.bin",)
+    assert read(path).identity.external == (tmp_path / "weights" / "all.bin",)
 
 
 def test_external_data_needs_a_path():

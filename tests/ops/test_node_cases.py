@@ -162,7 +162,9 @@ def test_every_exclusion_names_cases_and_those_beyond_cannot_be_restamped() -> N
         assert names, pattern
         for name in names:
             if CASES[name].data_sets and reason is not NOT_TENSORS:
-                assert (_restamped(CASES[name].model) is None) == (reason is BEYOND), name
+                newest = max(entry.version for entry in CASES[name].model.opset_import if not entry.domain)
+                beyond = reason is BEYOND and newest > OPSETS[-1]  # an older onnx has older cases
+                assert (_restamped(CASES[name].model) is None) == beyond, name
     assert len(NAMES) > 550
     assert sum(map(_differentiable, NAMES)) > 400
 
