@@ -34,6 +34,8 @@ ORDER = (
     ("metrics",),
     ("interpretation",),
     ("methods",),
+    ("metrics.judging", "metrics.evaluation"),
+    ("render.evaluation",),
     ("exporting", "catalogue"),
     ("",),
     ("cli", "__main__"),

@@ -305,7 +305,7 @@ def _digest(model: Model) -> str:
     found = hashlib.sha256()
     if model.path is None:
         found.update(model.file.proto.SerializeToString(deterministic=True))
-    for path in () if model.path is None else (model.path, *model.file.external):
+    for path in () if model.path is None else (model.path, *model.file.identity.external):
         with path.open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
