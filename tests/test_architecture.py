@@ -34,7 +34,7 @@ ORDER = (
     ("metrics",),
     ("interpretation",),
     ("methods",),
-    ("metrics.judging", "metrics.evaluation"),
+    ("metrics.judging", "metrics.results", "metrics.evaluation"),
     ("render.evaluation",),
     ("exporting", "catalogue"),
     ("",),
