@@ -131,6 +131,28 @@ class PathStep:
         return {**named, "shape": list(self.shape), "neurons": len(self.index)}
 
 
+@dataclass(frozen=True)
+class MaskCount:
+    """How many feature maps of a layer became masks.
+
+    Attributes
+    ----------
+    tensor, reason : str
+        The layer's tensor, and why it was taken.
+    selected, skipped : tuple of int
+        Per sample.
+    """
+
+    tensor: str
+    reason: str
+    selected: tuple[int, ...]
+    skipped: tuple[int, ...]
+
+    def of_sample(self, index: int) -> MaskCount:
+        """The counts of one sample."""
+        return replace(self, selected=self.selected[index : index + 1], skipped=self.skipped[index : index + 1])
+
+
 @dataclass
 class Explanation:
     """What :func:`onnxplain.explain` returns.
@@ -167,6 +189,8 @@ class Explanation:
         The internal tensors that a method looked at, for methods that choose some.
     origin : Origin or None
         The model's file, the input's file and how it was prepared, and the options.
+    masks : tuple of MaskCount
+        Of methods that mask the input with feature maps, per layer.
     """
 
     relevance: dict[str, np.ndarray]
@@ -188,6 +212,7 @@ class Explanation:
     path: tuple[PathStep, ...] = ()
     layers: tuple[str, ...] = ()
     origin: Origin | None = None
+    masks: tuple[MaskCount, ...] = ()
     plan_json: dict[str, Any] | None = None
 
     @property
@@ -263,6 +288,7 @@ class Explanation:
             "boxes": {name: value.tolist() for name, value in self.boxes.items()},
             "path": [step.to_json() for step in self.path],
             "layers": list(self.layers),
+            "masks": [vars(count) for count in self.masks],
             "timings": self.timings,
             "notes": list(self.notes),
         }
@@ -342,6 +368,10 @@ class Explanation:
             path=_path(content["path"], group("path"), group("path_weights")),
             layers=tuple(content.get("layers", ())),
             origin=Origin(**content["origin"]) if content.get("origin") else None,
+            masks=tuple(
+                MaskCount(one["tensor"], one["reason"], tuple(one["selected"]), tuple(one["skipped"]))
+                for one in content.get("masks", ())
+            ),
             plan_json=content["plan"],
         )
 

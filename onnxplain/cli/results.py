@@ -132,6 +132,7 @@ def of_sample(e: Explanation, index: int) -> Explanation:
         points={name: value * np.array([0, *[1] * (value.shape[1] - 1)]) for name, value in points.items()},
         point_weights={name: value[e.points[name][:, 0] == index] for name, value in e.point_weights.items()},
         path=tuple(step.of_sample(index) for step in e.path),
+        masks=tuple(count.of_sample(index) for count in e.masks),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from onnxplain.engine.run import Work
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
-from onnxplain.methods import fixations, gradients, lrp, perturbation, salient_relevance, vebi
+from onnxplain.methods import fixations, gradients, lrp, perturbation, salient_relevance, score_cam, sise, vebi
 from onnxplain.methods.job import GRADIENT, Job, Progress
 from onnxplain.model import Feed, Model, load
 from onnxplain.origin import Origin
@@ -30,6 +30,9 @@ METHODS: dict[str, Callable[..., Explanation]] = {
     "fixations": fixations.fixations,
     "salient-relevance": salient_relevance.salient_relevance,
     "vebi": vebi.vebi,
+    "sise": sise.sise,
+    "ada-sise": sise.ada_sise,
+    "score-cam": score_cam.score_cam,
     "rise": perturbation.rise,
     "occlusion": perturbation.occlusion,
 }

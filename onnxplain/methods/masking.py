@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain.engine.scores import ClassScores, Kind
+from onnxplain.engine.stages import Stage
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
-from onnxplain.explanation import Explanation
+from onnxplain.explanation import Explanation, MaskCount
 from onnxplain.graph.layers import Tensor
 from onnxplain.graph.layout import channel_axis
 from onnxplain.methods import mask_kernels as kernels
@@ -285,3 +286,29 @@ def masked_explanation(job: Job, samples: Sequence[Asked], maps: Sequence[np.nda
         channels={picture.name: axis},
         maps={picture.name: np.stack(maps).astype(np.float32)},
     )
+
+
+def feature_planes(value: np.ndarray, stage: Stage) -> Floats:
+    """The only sample of a stage's tensor as C x h x w.
+
+    Raises
+    ------
+    UnsupportedError
+        Its maps do not have two axes.
+    """
+    planes = np.moveaxis(value, stage.channel_axis, 1)[0]
+    if planes.ndim != 3:
+        raise UnsupportedError(f"tensor {stage.tensor.name!r} of shape {value.shape} holds no maps of two axes")
+    return np.ascontiguousarray(planes, np.float32)
+
+
+def noted(
+    e: Explanation, stages: Sequence[Stage], selected: Sequence[Sequence[int]], skipped: Sequence[Sequence[int]]
+) -> Explanation:
+    """Enter the layers, and how many of the maps of each became masks, per sample."""
+    e.layers = tuple(stage.tensor.name for stage in stages)
+    e.masks = tuple(
+        MaskCount(stage.tensor.name, stage.reason, tuple(some), tuple(rest))
+        for stage, some, rest in zip(stages, selected, skipped, strict=True)
+    )
+    return e

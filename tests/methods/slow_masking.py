@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import onnx
+import onnx.reference
+import onnx.utils
 import onnxruntime
 
 Score = Callable[[np.ndarray], float]
@@ -89,3 +92,71 @@ def occlusion(score: Score, x: np.ndarray, side: int, step: int, fill: float) ->
                 for j in range(left, left + side):
                     falls[i][j].append(fall)
     return np.array([[np.mean(f) for f in row] for row in falls])
+
+
+def features(data: bytes, x: np.ndarray, layer: str, channels_last: bool) -> np.ndarray:
+    """The feature maps of a tensor for one picture, C x h x w."""
+    proto = onnx.load_from_string(data)
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(layer))
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    value = session.run([layer], {session.get_inputs()[0].name: x[None].astype(np.float32)})[0][0]
+    return np.moveaxis(value, 2, 0) if channels_last else value
+
+
+def gradient_sums(data: bytes, maps: np.ndarray, layer: str, index: int, channels_last: bool) -> np.ndarray:
+    """Per feature map, the gradient of the score summed over the map: central differences in float64.
+
+    The nodes behind the tensor are computed by onnx's own reference, which takes float64 where onnxruntime does not.
+    """
+    proto = onnx.load_from_string(data)
+    rest = onnx.utils.Extractor(proto).extract_model([layer], [out.name for out in proto.graph.output])
+    for one in rest.graph.initializer:
+        if one.data_type == onnx.TensorProto.FLOAT:
+            one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one).astype(np.float64), one.name))
+    reference = onnx.reference.ReferenceEvaluator(rest)
+
+    def score(moved: np.ndarray) -> float:
+        value = np.moveaxis(moved, 0, 2) if channels_last else moved
+        z = reference.run(None, {layer: value[None]})[0].reshape(-1)
+        return float(np.exp(z[index]) / np.exp(z).sum())
+
+    step, sums = 1e-6, []
+    for k in range(len(maps)):
+        up, down = maps.astype(np.float64), maps.astype(np.float64)
+        up[k] += step
+        down[k] -= step
+        sums.append((score(up) - score(down)) / (2 * step))
+    return np.array(sums)
+
+
+def picked_by_otsu(sums: np.ndarray) -> list[int]:
+    """Ada-SISE: the positive sums, over the largest of them, above Otsu's threshold of these."""
+    shares = sums / sums.max()
+    threshold = otsu(shares[shares > 0])
+    return [k for k in range(len(sums)) if shares[k] > threshold]
+
+
+def block_map(score: Score, x: np.ndarray, maps: np.ndarray, picked: list[int]) -> np.ndarray:
+    """V = sum over k of f(I * M_k) M_k / area(M_k), min-max scaled."""
+    height, width = x.shape[1:]
+    total = np.zeros((height, width))
+    for k in picked:
+        mask = min_max(upsample(maps[k].astype(np.float64), height, width))
+        if mask.sum() > 0:
+            total += score(x * mask) * mask / mask.sum()
+    return min_max(total)
+
+
+def fused(blocks: list[np.ndarray], fusion: str, temperature: float = 100.0) -> np.ndarray:
+    """E = V_1, then E = (E + V_b) * gate(V_b)."""
+    joined = blocks[0].copy()
+    for block in blocks[1:]:
+        threshold = otsu(block)
+        if fusion == "hard":
+            gate = (block > threshold).astype(np.float64)
+        else:
+            lifted = 1.5 * threshold
+            threshold = lifted if np.mean(block >= lifted) < 0.1 else threshold
+            gate = 1 / (1 + np.exp(-temperature * (block - threshold)))
+        joined = (joined + block) * gate
+    return joined
