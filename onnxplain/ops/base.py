@@ -278,6 +278,18 @@ class Op:
         """The window of a spatial op, else None."""
         return None
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """On which part of each input the parts of the outputs depend: :class:`onnxplain.engine.fields.Fields`.
+
+        Element by element the same part, elsewhere everything; what an op reads less of, it says itself.
+        """
+        first = next(part for part in fields if part is not None)
+        same = self.kind_of(at.layer) is Kind.PASS and fields[0] is not None
+        return [
+            None if not at.wants(i) else fields[0].fitted(at.shape(i)) if same else first.everything(at.shape(i))
+            for i in range(len(at.layer.inputs))
+        ]
+
     every_output: bool = False
     """Whether :meth:`fixate` takes the points at every output, None where there are none."""
 

@@ -36,6 +36,10 @@ class Conv(Linear):
     def transpose(self, at: At, s: Array, w: Array) -> Array:
         return at.xp.conv_input_grad(s, w, self.window(at), at["group"], at.shape(0)[2:])
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The window, all channels of it."""
+        return (fields[0].windowed(self.window(at), at.shape()).whole([1], at.shape()), None, None)
+
     def fixate(self, at: At, points: Any) -> Sequence[Any | None]:
         """The channel with the largest summed contribution; the place by ``conv_location``.
 
@@ -92,6 +96,10 @@ class ConvTranspose(Linear):
 
     def transpose(self, at: At, s: Array, w: Array) -> Array:
         return at.xp.conv(s, w, self.window(at), at["group"])
+
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """Every place whose window covers the part, all channels of it."""
+        return (fields[0].spread(self.window(at), at.shape()).whole([1], at.shape()), None, None)
 
     def fixate(self, at: At, points: Any) -> Sequence[Any | None]:
         """As for Conv, over the inputs that reach the point."""

@@ -39,6 +39,10 @@ class _Broadcast(Op):
         """The gradient at one operand before it is summed down."""
         raise NotImplementedError  # pragma: no cover
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The same part of every operand."""
+        return [fields[0].fitted(at.shape(i)) if at.wants(i) else None for i in range(len(at.layer.inputs))]
+
 
 @register("Add", "Sum")
 class Add(_Broadcast):

@@ -51,6 +51,13 @@ class _Product(Linear):
             result[index] = at.points.transposed(routed[index], turned, (1, 0)) if turns[index] else routed[index]
         return result
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """Rows times weights: the same rows; else everything."""
+        rows = self.kind_of(at.layer) is Kind.LINEAR and self.source(at) == 0 and not at.get("transA", 0)
+        if not rows or at.rank() != len(at.out_shape()) or at.wants(2):
+            return super().reach(at, *fields)
+        return (fields[0].whole([at.rank() - 1], at.shape()), None, None)
+
 
 @register("Gemm")
 class Gemm(_Product):

@@ -76,6 +76,10 @@ class _AlongAxes(Op):
         """The same element."""
         return (points,)
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """Everything along the axes."""
+        return (fields[0].whole(self.axes(at), at.shape()),)
+
 
 @register("Softmax")
 class Softmax(_AlongAxes):
@@ -167,6 +171,11 @@ class LayerNormalization(Op):
     def _count(self, at: At) -> int:
         return math.prod(at.length(axis) for axis in self._axes(at))
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """Everything along the axes."""
+        part = next(each for each in fields if each is not None)
+        return (part.whole(self._axes(at), at.shape()), None, None)
+
 
 @register("LRN")
 class LRN(Op):
@@ -197,3 +206,7 @@ class LRN(Op):
         shape = at.shape()
         rows = at.xp.reshape(x, (shape[0], channels, math.prod(shape[2:])))
         return at.xp.reshape(at.xp.matmul(matrix, rows), shape)
+
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """All channels of the part."""
+        return (fields[0].whole([1], at.shape()),)

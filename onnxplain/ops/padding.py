@@ -76,6 +76,17 @@ class Pad(Op):
             if before or after
         }
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The part without the padding; everything that is copied there, where the padding is no constant."""
+        part = fields[0]
+        for axis, cells in self._cells(at).items():
+            kept = [cell for cell in cells if cell is not None]
+            if kept == list(range(at.shape()[axis])):
+                part = part.shifted(axis, cells.index(0), at.shape(), clip=part.clipped)
+            else:
+                part = part.picked(axis, [0 if cell is None else cell for cell in cells], at.shape())
+        return (part,)
+
 
 def _source(index: int, size: int, mode: str) -> int | None:
     if 0 <= index < size:

@@ -18,6 +18,10 @@ class _Pool(Op):
         """Where each output looks."""
         raise NotImplementedError  # pragma: no cover
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The window, of the same channel."""
+        return (fields[0].windowed(self.window(at), at.shape()),)
+
     def fixate(self, at: At, points: Any) -> Sequence[Any | None]:
         """The largest activation of the window, of average pools too."""
         return (at.points.window(points, at.x(), at.out_shape(), self.window(at)),)

@@ -33,6 +33,14 @@ class _Reduction(Op):
         kept = tuple(1 if axis in reduced else size for axis, size in enumerate(at.shape()))
         return at.xp.expand(at.xp.reshape(g, kept), at.shape())
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """Everything along the reduced axes."""
+        axes = self.axes(at)
+        kept = tuple(1 if axis in axes else size for axis, size in enumerate(at.shape()))
+        return (fields[0].reshaped(at.out_shape(), kept).whole(axes, at.shape()) if axes else fields[0], None)[
+            : len(at.layer.inputs)
+        ]
+
 
 @register("ReduceSum")
 class ReduceSum(_Reduction):

@@ -83,6 +83,13 @@ class Resize(Op):
     def _crops(self, at: At) -> bool:
         return bool(at.get("coordinate_transformation_mode") == "tf_crop_and_resize")
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The input cells that count."""
+        part = fields[0]
+        for axis, matrix in self._matrices(at).items():
+            part = part.through(axis, matrix, at.shape())
+        return (part,)
+
 
 def _settings(at: At, scale: float | None) -> Mapping[str, Any]:
     """The node's attributes; before opset 11 coordinates were not centred and rounded up along an axis that shrinks."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence, Set
 from typing import Any
 
-from onnxplain.engine.namespace import Array
+from onnxplain.engine.namespace import Array, Window
 from onnxplain.errors import UnsupportedError
 from onnxplain.graph.layers import Layer, Tensor
 from onnxplain.ops.base import At, Gradients, Kind, Op, register
@@ -15,6 +15,13 @@ from onnxplain.ops.base import At, Gradients, Kind, Op, register
 class _Route(Op):
     kind = Kind.ROUTE
     keeps_sign = True
+
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The same part, for copies."""
+        return [
+            fields[0].fitted(at.shape(i)) if at.wants(i) and fields[0] is not None else None
+            for i in range(len(at.layer.inputs))
+        ]
 
 
 @register("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -30,6 +37,10 @@ class Reshape(_Route):
 
     def vjp(self, at: At, g: Array) -> Gradients:
         return (at.xp.reshape(g, at.shape()),)
+
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """Axes that lead or end both shapes alike stay, the others are taken whole."""
+        return (fields[0].reshaped(at.out_shape(), at.shape()),)
 
 
 @register("Identity")
@@ -109,6 +120,10 @@ class Transpose(_Route):
     def _perm(self, at: At) -> tuple[int, ...]:
         return tuple(at.get("perm") or reversed(range(at.rank())))
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The same part, its axes in the old order."""
+        return (fields[0].permuted(self._perm(at)),)
+
 
 @register("Concat")
 class Concat(_Route):
@@ -136,6 +151,14 @@ class Concat(_Route):
             stop = start + at.shape(index)[axis]
             parts.append(at.xp.slice(g, axis, start, stop))
             start = stop
+        return parts
+
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """What each input has of the part."""
+        axis, start, parts = at.axis(at["axis"]), 0, []
+        for index in range(len(at.layer.inputs)):
+            parts.append(fields[0].shifted(axis, start, at.shape(index)) if at.wants(index) else None)
+            start += at.shape(index)[axis]
         return parts
 
 
@@ -181,6 +204,16 @@ class Split(_Route):
             start += size
         return (total,)
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """Each part moved by the length of the parts before it."""
+        axis, start, merged = at.axis(at["axis"]), 0, None
+        for index, part in enumerate(fields):
+            if part is not None:
+                moved = part.shifted(axis, -start, at.shape())
+                merged = moved if merged is None else merged.joined(moved)
+            start += at.out_shape(index)[axis]
+        return (merged,)
+
 
 @register("Slice")
 class Slice(_Route):
@@ -224,10 +257,19 @@ class Slice(_Route):
                 ranges[place] = picked
         return ranges
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """What was picked."""
+        part = fields[0]
+        for axis, picked in self._ranges(at).items():
+            part = part.picked(axis, picked, at.shape())
+        return (part,)
+
 
 @register("Gather")
 class Gather(_Route):
     """Elements at constant indices along an axis."""
+
+    reach = Op.reach
 
     def forward(self, at: At, x: Array, indices: Array) -> Array:
         return at.xp.gather(x, self._indices(at), at.axis(at["axis"]))
@@ -269,6 +311,8 @@ class Expand(_Route):
 @register("Tile")
 class Tile(_Route):
     """The whole tensor repeated along axes."""
+
+    reach = Op.reach
 
     def forward(self, at: At, x: Array, *repeats: Array) -> Array:
         for axis, times in enumerate(self._repeats(at)):
@@ -316,6 +360,13 @@ class DepthToSpace(_Route):
         perm = (0, 3, 5, 1, 2, 4) if at.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
         return (at.xp.reshape(at.xp.transpose(at.xp.reshape(g, (n, c // b**2, h, b, w, b)), perm), at.shape()),)
 
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The pixels that hold the part in some of their channels."""
+        part, b = fields[0], at["blocksize"]
+        for axis in (2, 3):
+            part = part.picked(axis, [place // b for place in range(at.out_shape()[axis])], at.shape())
+        return (part.whole([1], at.shape()),)
+
 
 @register("SpaceToDepth")
 class SpaceToDepth(_Route):
@@ -338,3 +389,9 @@ class SpaceToDepth(_Route):
         b = at["blocksize"]
         split = at.xp.reshape(g, (n, b, b, c, h // b, w // b))
         return (at.xp.reshape(at.xp.transpose(split, (0, 3, 4, 1, 5, 2)), at.shape()),)
+
+    def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
+        """The blocks that the part stands for."""
+        block, zeros = (at["blocksize"],) * 2, (0, 0)
+        window = Window(block, block, (1, 1), zeros, zeros)
+        return (fields[0].windowed(window, at.shape()).whole([1], at.shape()),)
