@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from onnxplain.cli import options
 from onnxplain.cli.output import Output, table
-from onnxplain.errors import FailureError
+from onnxplain.errors import FailureError, UsageError
 from onnxplain.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxplain.inputs.datasets import Dataset
     from onnxplain.interpretation.result import Interpretation
+    from onnxplain.interpretation.visual import Visuals
+    from onnxplain.model import Model
 
 _SHOWN_CLASSES = 20
 _SHOWN_FEATURES = 3
@@ -65,6 +69,7 @@ def interpret(
     """
     import onnxplain
     from onnxplain.inputs.datasets import read_dataset
+    from onnxplain.render.interpretation import write_pages
 
     folder = check_writable(output)
     samples = read_dataset(dataset)
@@ -75,6 +80,8 @@ def interpret(
             folder=folder / "responses", progress=lambda done, total: step.part(done),
         )  # fmt: skip
     found.save(folder)
+    visuals = _drawn(out, found, loaded, samples, preprocess, folder)
+    write_pages(found, visuals, folder, f"What the classes of {Path(model).name} use")
     for identity, reason in found.skipped:
         out.complain(f"{identity} skipped: {reason}")
     for note in found.notes:
@@ -85,9 +92,26 @@ def interpret(
     return FailureError.exit_status if found.skipped else 0
 
 
+def _drawn(
+    out: Output, found: Interpretation, model: Model, samples: Dataset, preprocess: str | None, folder: Path
+) -> Visuals | None:
+    """The average visualisations; None for a model that takes no pictures, which is told."""
+    from onnxplain.interpretation.visual import visualise
+
+    try:
+        with out.progress("drawing", len(samples)) as step:
+            told = lambda done, total: step.part(done)  # noqa: E731
+            visuals = visualise(model, found, samples, preprocess=preprocess, progress=told)
+    except UsageError as error:
+        out.note(str(error))
+        return None
+    visuals.save(folder)
+    return visuals
+
+
 def _lines(found: Interpretation, folder: str) -> Iterator[RenderableType]:
     count, total = len(found.samples) - len(found.skipped), int(found.offsets[-1])
-    yield f"{total} filters in {len(found.filters)} tensors, {count} samples -> {folder}"
+    yield f"{total} filters in {len(found.filters)} tensors, {count} samples -> {folder}/index.html"
     used = [entry for entry in found.classes if entry.samples]
     features = found.features
     rows = []

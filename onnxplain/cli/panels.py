@@ -48,6 +48,29 @@ def panels(e: Explanation, name: str, index: int, sample: Sample, title: str = "
     return shown
 
 
+def feature_panels(e: Explanation, name: str, index: int, sample: Sample) -> list[Panel]:
+    """The figure of VEBI: the picture and the merged map, then every feature's map beside what it responds to."""
+    chosen = e.target[index]
+    label = str(chosen.label or chosen.index)
+    shown = [(label, sample.picture.rgb)] if sample.picture is not None else []
+    shown.append(("merged", _over(e.map(name)[index], sample)))
+    averages = e.extras.get("average")
+    for rank, feature in enumerate(e.extras["feature_names"][index]):
+        if feature:
+            score = e.extras["feature_scores"][index][rank]
+            shown.append((f"{feature}, {score:.2g}", _over(e.extras[f"features/{name}"][index][rank], sample)))
+            if averages is not None:
+                shown.append(("responds to", averages[index][rank]))
+    return shown
+
+
+def _over(values: np.ndarray, sample: Sample) -> np.ndarray:
+    """A map over the picture, alone where there is none."""
+    if sample.picture is None or sample.geometry is None:
+        return heatmap(values)
+    return overlay(sample.geometry.to_original(values, outside=np.nan), sample.picture.rgb)
+
+
 def drawn(shown: Sequence[Panel], columns: int | None = None) -> np.ndarray:
     """Panels as one picture, uint8, H x W x 3."""
     canvas: Any = map_figure(shown, columns).canvas

@@ -144,7 +144,7 @@ def _conserved(e: Explanation, index: int) -> float | None:
 
 def _pictures(e: Explanation, sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
     """Heat map and overlay of every input that has a map of one or two axes."""
-    from onnxplain.cli.panels import drawn, mapped, panels
+    from onnxplain.cli.panels import drawn, feature_panels, mapped, panels
     from onnxplain.render.heatmap import heatmap, overlay
 
     for name, index, tail in mapped(e):
@@ -158,5 +158,7 @@ def _pictures(e: Explanation, sample: Sample) -> Iterator[tuple[str, np.ndarray]
                 yield f"overlay{tail}.png", overlay(placed, sample.picture.rgb)
             if e.method == "salient-relevance":
                 yield f"panels{tail}.png", drawn(panels(e, name, index, sample))
+            if e.method == "vebi":
+                yield f"features{tail}.png", drawn(feature_panels(e, name, index, sample), columns=2)
     if e.path:
         yield from pictures(e, sample)

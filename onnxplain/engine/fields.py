@@ -50,9 +50,11 @@ class Fields:
 
     def whole(self, axes: Iterable[int], shape: Shape) -> Fields:
         """The boxes, everything along some axes."""
-        return self._along(
-            {axis: lambda low, high, axis=axis: (low * 0, low * 0 + shape[axis]) for axis in axes}, shape
-        )
+
+        def all_of(size: int) -> Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]:
+            return lambda low, high: (np.zeros_like(low), np.full_like(high, size))
+
+        return self._along({axis: all_of(shape[axis]) for axis in axes}, shape)
 
     def everything(self, shape: Shape) -> Fields:
         """The whole tensor, for boxes that are not empty."""

@@ -286,7 +286,7 @@ def _notes(solutions: dict[int, Any], counts: np.ndarray, skipped: Sequence[Any]
     if len(solutions) == 1:
         yield "all samples count to one class: its features tell nothing from other classes"
     if skipped:
-        yield f"{len(skipped)} samples were skipped, the first {skipped[0][0]}: {skipped[0][1]}"
+        yield f"{len(skipped)} sample{'s' * (len(skipped) > 1)} skipped, the first {skipped[0][0]}: {skipped[0][1]}"
 
 
 def strongest(x: np.ndarray, rows: np.ndarray, filters: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

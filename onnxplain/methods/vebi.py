@@ -18,6 +18,7 @@ from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
 from onnxplain.graph.layout import channel_axis
 from onnxplain.interpretation.result import Interpretation
+from onnxplain.interpretation.visual import SIDE, Visuals
 from onnxplain.methods.job import Job
 from onnxplain.targets import Chosen, Target
 
@@ -41,7 +42,7 @@ def vebi(job: Job, interpretation: Interpretation | str | os.PathLike[str] | Non
         ``relevance`` is the sum of the features' signals. For pictures ``map`` is the pixel-wise maximum of the
         features' maps, each in [0, 1]; ``extras`` holds ``features/NAME``, N x top x H x W, the maps one by one.
         ``feature_names``, ``feature_index``, ``feature_scores``, N x top, say which filters they are ("", -1 and 0
-        where a class has fewer).
+        where a class has fewer); ``average``, N x top x 64 x 64 x 3, what each responds to, where that was drawn.
 
     Raises
     ------
@@ -170,6 +171,14 @@ def _name(e: Explanation, known: Interpretation, picks: list[list[tuple[int, flo
             tensor, channel = known.named(place)
             index[sample, rank], scores[sample, rank] = place, score
             names[sample][rank] = f"{tensor}[{channel}]"
+    visuals = None if known.folder is None else Visuals.load(known.folder)
+    if visuals is not None:
+        drawn = np.full((*index.shape, SIDE, SIDE, 3), 255, np.uint8)
+        for spot in np.argwhere(index >= 0):
+            average = visuals.average(int(index[tuple(spot)]))
+            if average is not None:
+                drawn[tuple(spot)] = average
+        e.extras["average"] = drawn
     e.extras |= {"feature_names": np.array(names, np.str_), "feature_index": index, "feature_scores": scores}
 
 

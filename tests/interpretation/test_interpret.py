@@ -146,7 +146,7 @@ def test_a_broken_sample_is_skipped_and_named(net: bytes, samples: Samples, tmp_
     assert [identity for identity, _ in found.skipped] == ["1/020.npy", "2/030.npy"]
     assert "NaN" in found.skipped[1][1]
     assert [entry.samples for entry in found.classes] == [15, 14, 14]
-    assert any("2 samples were skipped" in note for note in found.notes)
+    assert any("2 samples skipped" in note for note in found.notes)
     assert equal(found, onnxplain.interpret(net, tmp_path / "data", folder=tmp_path / "work"))
     for file in (tmp_path / "data").rglob("*.npy"):
         file.write_bytes(b"")

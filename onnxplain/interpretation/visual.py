@@ -1,0 +1,220 @@
+"""What relevant features respond to: the parts of pictures around their largest responses, cropped and averaged."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxplain.engine.fields import receptive_fields
+from onnxplain.errors import FailureError, UsageError
+from onnxplain.files import atomic_file
+from onnxplain.graph.layers import Tensor
+from onnxplain.inputs.contract import InputContract
+from onnxplain.inputs.datasets import Dataset, read_dataset
+from onnxplain.inputs.loaders import Sample, contract_for, load_record
+from onnxplain.inputs.npz import BROKEN
+from onnxplain.interpretation.result import Interpretation
+from onnxplain.model import Model
+
+SIDE = 64
+"""Pixels of the side of a crop or average."""
+CROPS = 8
+"""Crops kept per feature."""
+FILE = "visuals.npz"
+_UNSEEN = 200
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Visuals:
+    """The average visualisation of every relevant filter and the crops with the largest responses.
+
+    Attributes
+    ----------
+    filters : numpy.ndarray
+        The relevant filters, ascending.
+    averages : numpy.ndarray
+        uint8, filters x SIDE x SIDE x 3: the mean of all crops; grey where none has a pixel.
+    crops : numpy.ndarray
+        uint8, filters x CROPS x SIDE x SIDE x 3.
+    crop_samples : numpy.ndarray
+        filters x CROPS: row of the data set, -1 where there are fewer.
+    field : numpy.ndarray
+        filters x 2: height and width of the crops in pixels of the model's input.
+    """
+
+    filters: np.ndarray
+    averages: np.ndarray
+    crops: np.ndarray
+    crop_samples: np.ndarray
+    field: np.ndarray
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write visuals.npz."""
+        with atomic_file(Path(folder) / FILE) as file:
+            np.savez_compressed(file, **vars(self))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Visuals | None:
+        """What :meth:`save` wrote; None where nothing was drawn.
+
+        Raises
+        ------
+        FailureError
+            The file is corrupt.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(**{name: file[name] for name in file.files})
+        except BROKEN as error:
+            raise FailureError(f"{path} cannot be read: {error}") from error
+
+    def average(self, place: int) -> np.ndarray | None:
+        """The average visualisation of a filter."""
+        at = int(np.searchsorted(self.filters, place))
+        found = at < len(self.filters) and self.filters[at] == place
+        return self.averages[at] if found else None
+
+
+def visualise(
+    model: Model,
+    found: Interpretation,
+    dataset: Dataset | str | os.PathLike[str],
+    *,
+    preprocess: str | None = None,
+    progress: Progress | None = None,
+) -> Visuals:
+    """Draw what each relevant feature responds to (Oramas, Wang and Tuytelaars 2019, section 3.2).
+
+    Every sample among a filter's top responses is cropped to the receptive field around the filter's largest
+    activation. Crops are aligned by the middle of the field; where the field is larger than the picture, the whole
+    picture is taken. Crops and averages are resampled to ``SIDE`` pixels, the mean is taken over the pixels that lie
+    inside the pictures.
+
+    Raises
+    ------
+    UsageError
+        The data set is another one, or the model takes no pictures.
+    """
+    dataset = dataset if isinstance(dataset, Dataset) else read_dataset(Path(dataset))
+    if dataset.ids != found.samples:
+        raise UsageError(f"{dataset.source} is not the data set of the interpretation, {found.settings.get('dataset')}")
+    found.check_model(model)
+    contract = contract_for(dataset, model, preprocess)
+    if len(model.inputs) != 1 or contract is None or not _takes_pictures(model.inputs[0], contract):
+        raise UsageError(f"{model.label} takes no pictures: there is nothing to draw, the features stand all the same")
+    wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for place, rows in enumerate(found.top_samples):
+        for rank, row in enumerate(rows[rows >= 0].tolist()):
+            wanted[row].append((place, rank))
+    drawing = _Drawing(model, found, contract)
+    for done, record in enumerate(dataset):
+        if done in wanted:
+            sample = load_record(record, model, contract)
+            if isinstance(sample, Sample):
+                drawing.add(done, sample.feed, wanted[done])
+        if progress is not None:
+            progress(done + 1, len(dataset))
+    return drawing.finished()
+
+
+def _takes_pictures(tensor: Tensor, contract: InputContract) -> bool:
+    axis = {"NCHW": 1, "NHWC": 3}.get(contract.layout.value or "")
+    return axis is not None and tensor.shape is not None and tensor.shape[axis] in (1, 3)
+
+
+class _Drawing:
+    """Sums crops, sample by sample."""
+
+    def __init__(self, model: Model, found: Interpretation, contract: InputContract) -> None:
+        self.model = model
+        self.found = found
+        self.contract = contract
+        count = len(found.relevant)
+        self.total = np.zeros((count, SIDE, SIDE, 3), np.float32)
+        self.seen = np.zeros((count, SIDE, SIDE, 1), np.float32)
+        self.crops = np.full((count, CROPS, SIDE, SIDE, 3), _UNSEEN, np.uint8)
+        self.crop_samples = np.full((count, CROPS), -1, np.int64)
+        self.field = np.zeros((count, 2), np.int64)
+        located = [found.located(int(place)) for place in found.relevant]
+        self.units = [(model.tensor(filters.tensor), filters.axis, channel) for filters, channel in located]
+
+    def add(self, row: int, feed: Mapping[str, np.ndarray], wanted: list[tuple[int, int]]) -> None:
+        """Cut what one sample shows to the features that it is among the top of."""
+        tensors = {self.units[place][0] for place, _ in wanted}
+        values = self.model.trace(sorted(tensors, key=lambda tensor: tensor.name), feed)
+        picture = self._rgb(feed[self.model.inputs[0].name])
+        for tensor in tensors:
+            here = [(place, rank) for place, rank in wanted if self.units[place][0] is tensor]
+            value = values[tensor.name]
+            index = np.array([self._largest(value, *self.units[place][1:]) for place, _ in here])
+            for (place, rank), box in zip(here, self._boxes(tensor, feed, index, picture.shape), strict=True):
+                self._enter(place, rank, row, *_cut(picture, box))
+
+    def finished(self) -> Visuals:
+        """The averages of everything that was added."""
+        mean = np.divide(self.total, self.seen, out=np.full_like(self.total, _UNSEEN), where=self.seen > 0)
+        averages = np.rint(mean).astype(np.uint8)
+        return Visuals(self.found.relevant, averages, self.crops, self.crop_samples, self.field)
+
+    def _enter(self, place: int, rank: int, row: int, crop: np.ndarray, inside: np.ndarray, size: np.ndarray) -> None:
+        self.total[place] += crop * inside
+        self.seen[place] += inside
+        self.field[place] = np.maximum(self.field[place], size)
+        if rank < CROPS:
+            self.crops[place, rank] = np.where(inside > 0, np.rint(crop), _UNSEEN).astype(np.uint8)
+            self.crop_samples[place, rank] = row
+
+    def _largest(self, value: np.ndarray, axis: int, channel: int) -> tuple[int, ...]:
+        """The place of the largest activation of one channel, the first on ties."""
+        own = np.abs(value.take([channel], axis))
+        index = [int(each) for each in np.unravel_index(int(own.argmax()), own.shape)]
+        index[axis] = channel
+        return tuple(index)
+
+    def _boxes(
+        self, tensor: Tensor, feed: Mapping[str, np.ndarray], index: np.ndarray, shape: tuple[int, ...]
+    ) -> Iterator[np.ndarray]:
+        """Per unit top, left, bottom, right of its field; in the padding where it is at the border."""
+        fields = receptive_fields(self.model, tensor, feed, index, clipped=False)
+        found = fields[self.model.inputs[0]]
+        axes = [2, 3] if self.contract.layout.value == "NCHW" else [1, 2]
+        for low, high in zip(found.low[:, axes], found.high[:, axes], strict=True):
+            size = np.array(shape[:2])
+            whole = high - low >= size
+            yield np.concatenate([np.where(whole, 0, low), np.where(whole, size, high)])
+
+    def _rgb(self, array: np.ndarray) -> np.ndarray:
+        """The picture that the model saw, float32 in 0..255, H x W x 3."""
+        value = array[0].astype(np.float64)
+        value = np.moveaxis(value, 0, -1) if self.contract.layout.value == "NCHW" else value
+        known = not any(item.value is None for item in (self.contract.range, self.contract.mean, self.contract.std))
+        low, high = (self.contract.low, self.contract.high) if known else (value.min(), value.max())
+        value = np.clip((value - low) / np.maximum(high - low, 1e-12), 0, 1) * 255
+        value = value[..., ::-1] if self.contract.colour.value == "BGR" else value
+        return np.ascontiguousarray(np.broadcast_to(value, (*value.shape[:2], 3)), np.float32)
+
+
+def _cut(picture: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A box of a picture at SIDE pixels, where it lies inside the picture (1 or 0), and its size."""
+    import cv2
+
+    top, left, bottom, right = (int(edge) for edge in box)
+    height, width = bottom - top, right - left
+    crop, inside = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
+    rows, columns = slice(max(top, 0), min(bottom, len(picture))), slice(max(left, 0), min(right, picture.shape[1]))
+    here = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+    crop[here], inside[here] = picture[rows, columns], 1
+    shrinks = max(height, width) > SIDE
+    scaled = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
+    mask = cv2.resize(inside, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(scaled), np.asarray(mask)[..., np.newaxis], np.array([height, width])
