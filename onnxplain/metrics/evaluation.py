@@ -24,7 +24,7 @@ from onnxplain.metrics.judging import TRIVIAL, Evidence, Judge, Scene, Settings
 from onnxplain.metrics.measures import CURVES, MEASURES, PUBLISHED, Measure
 from onnxplain.metrics.results import Evaluation, Row
 from onnxplain.metrics.statistics import Measured
-from onnxplain.metrics.truth import BoxTruth, MaskTruth, Names, Truth, read_class_map
+from onnxplain.metrics.truth import BoxTruth, MaskTruth, Names, Truth, read_class_map, without_masks
 from onnxplain.model import Model, load
 from onnxplain.targets import parse_target
 
@@ -74,7 +74,8 @@ def evaluate(
         Names from :data:`onnxplain.metrics.measures.MEASURES`. By default those of the SISE paper, as far as boxes or
         masks are given, insertion, deletion and sparseness.
     boxes, masks : path, optional
-        Ground truth: a file of boxes, of which those of the explained class count, or a folder of masks.
+        Ground truth: a file of boxes, of which those of the explained class count, or a folder of masks, which may be
+        that of the pictures.
     target : int or str
         The class that is explained: "predicted"; "truth", of the classes that the boxes or else the labels of the data
         set name the one with the highest score; an index; a label.
@@ -117,6 +118,8 @@ def evaluate(
     dataset = dataset if isinstance(dataset, Dataset) else read_dataset(dataset)
     asked = _methods(methods, options or {}, rules)
     truth = _truth(boxes, masks)
+    if masks is not None:
+        dataset = without_masks(dataset)
     measures = _measures(metrics, truth)
     settings = _settings(target, score, evidence, steps, seed, engine, batch_size)
     contract = contract_for(dataset, model, preprocess, labels, output) if model.inputs else None

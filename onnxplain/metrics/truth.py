@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from onnxplain.metrics.boxes import Boxes, box_mask, image_key
 _MAP_BYTES = 16 << 20
 _SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
 _HALF = 127
+_MASK = "_mask"
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class MaskTruth:
         found = {}
         for path in sorted(self.folder.rglob("*")):
             if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
-                found[image_key(path.relative_to(self.folder).as_posix()).removesuffix("_mask")] = path
+                found[image_key(path.relative_to(self.folder).as_posix()).removesuffix(_MASK)] = path
         return found
 
     @property
@@ -283,6 +284,18 @@ class MaskTruth:
     def _holds_anything(self, identity: str) -> bool:
         path = self._file(identity)
         return path is None or bool(_bright(path).any())
+
+
+def without_masks(dataset: Dataset) -> Dataset:
+    """The data set without its files ``NAME_mask`` that stand beside a ``NAME``."""
+    keys = {image_key(identity) for identity in dataset.ids}
+    kept = [
+        (identity, label)
+        for identity, label in zip(dataset.ids, dataset.labels, strict=True)
+        if not (key := image_key(identity)).endswith(_MASK) or key.removesuffix(_MASK) not in keys
+    ]
+    ids, labels = zip(*kept, strict=True)
+    return replace(dataset, ids=ids, labels=labels)
 
 
 def _bright(path: Path) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from onnxplain.inputs.datasets import Dataset, read_dataset
 from onnxplain.inputs.items import Resize
 from onnxplain.inputs.loaders import Sample
 from onnxplain.inputs.pictures import Geometry, picture_size, read_picture
-from onnxplain.metrics.truth import BoxTruth, MaskTruth, Names, read_class_map
+from onnxplain.metrics.truth import BoxTruth, MaskTruth, Names, read_class_map, without_masks
 
 CROP = Geometry.fit((20, 40), (10, 10), Resize("short-side", 10))
 """40 x 20 pixels brought to 20 x 10, of which the columns 5 to 14 are seen: 10 to 29 of the picture."""
@@ -97,6 +97,15 @@ def test_masks(tmp_path: Path, pictures: Dataset) -> None:
     assert MaskTruth(folder).check(pictures) == ["1 pictures with an empty mask have no truth: b.png"]
     assert MaskTruth(folder).mask(sample("b.png"), (10, 10), Names(), 7) is None
     assert MaskTruth(folder).fingerprint != before
+
+
+def test_masks_beside_their_pictures(tmp_path: Path) -> None:
+    for name, light in (("a", 0), ("a_mask", 255), ("b", 0), ("c_mask", 0)):
+        Image.new("RGB", (40, 20), (light,) * 3).save(tmp_path / f"{name}.png")
+    assert without_masks(read_dataset(tmp_path)).ids == ("a.png", "b.png", "c_mask.png")
+    mask = MaskTruth(tmp_path).mask(sample("a.png"), (10, 10), Names(), 0)
+    assert mask is not None
+    assert mask.all()
 
 
 def test_masks_that_do_not_belong(tmp_path: Path, pictures: Dataset) -> None:
