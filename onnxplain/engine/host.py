@@ -138,7 +138,12 @@ class Host:
         return np.asarray(np.sum(x, axis=tuple(axes), keepdims=keepdims))
 
     def sum_samples(self, x: Array) -> Array:
-        return np.asarray(np.sum(x, axis=tuple(range(1, x.ndim)), dtype=np.float64))
+        if not np.issubdtype(x.dtype, np.floating) or not x.ndim or not x.size:
+            return np.asarray(np.sum(x, axis=tuple(range(1, x.ndim)), dtype=np.float64))
+        rows = x.shape[:2] if x.ndim > 2 else x.shape[:1]
+        out = np.empty(math.prod(rows))
+        self._kernels.sums(len(out), max(1, x.size // 8), self._dense(x).reshape(len(out), -1), out)
+        return out.reshape(len(x), -1).sum(axis=1)
 
     def max(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
         return np.asarray(np.max(x, axis=tuple(axes), keepdims=keepdims))
@@ -201,7 +206,20 @@ class Host:
     # products and windows
 
     def matmul(self, a: Array, b: Array) -> Array:
-        return np.matmul(a, b)
+        if a.dtype.kind != "f" or min(a.ndim, b.ndim) < 2 or not a.size or not b.size:
+            return np.matmul(a, b)
+        if b.mT.flags.c_contiguous:  # a weight that is used transposed is not copied
+            return self._product(b.mT, a.mT).mT
+        return self._product(a, b)
+
+    def _product(self, a: Array, b: Array) -> Array:
+        """The product of stacks of matrices, as a convolution over the columns of b."""
+        stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = (np.broadcast_to(each, (*stack, *each.shape[-2:])) for each in (a, b))
+        group, (m, k), n = math.prod(stack), a.shape[-2:], b.shape[-1]
+        pointwise = Window((1,), (1,), (1,), (0,), (0,))
+        y = self.conv(b.reshape(1, group * k, n), a.reshape(group * m, k, 1), pointwise, group)
+        return y.reshape(*stack, m, n)
 
     def conv(self, x: Array, w: Array, window: Window, group: int = 1) -> Array:
         grid = _grid(window, x.shape[2:])

@@ -80,16 +80,19 @@ def walk_back(
         assert op is not None
         at = At(layer, trace, wanted, ledger)
         handed = rules[layer](at, op, *arrived)
-        for value in handed:
-            if value is not None and not np.isfinite(_total(value)) and not np.isfinite(value).all():
+        totals = [None if value is None else _per_sample(trace.xp, value) for value in handed]
+        for value, total in zip(handed, totals, strict=True):
+            if value is None or total is None or np.isfinite(total).all():
+                continue
+            if not np.isfinite(value).all():
                 raise FailureError(
                     f"rule {rules[layer].name!r} gave NaN or Inf at {layer.op_type} {layer.name!r}; "
                     "a larger epsilon may settle it"
                 )
         if ledger:
-            passed = [v for t, v in zip(layer.inputs, handed, strict=False) if t in wanted and v is not None]
-            arriving = _per_sample([v for v in arrived if v is not None])
-            handing = _per_sample(passed) if passed else np.zeros_like(arriving)
+            passed = [v for t, v in zip(layer.inputs, totals, strict=False) if t in wanted and v is not None]
+            arriving = _together([_per_sample(trace.xp, value) for value in arrived if value is not None])
+            handing = _together(passed) if passed else np.zeros_like(arriving)
             books[layer.name] = {"in": arriving, "out": handing, **(at.absorbed or {})}
         return handed
 
@@ -98,14 +101,12 @@ def walk_back(
     return relevance, books
 
 
-def _total(value: np.ndarray) -> float:
-    with np.errstate(over="ignore"):
-        return float(value.sum())
+def _per_sample(xp: Host, value: np.ndarray) -> np.ndarray:
+    return np.atleast_1d(xp.sum_samples(value))
 
 
-def _per_sample(values: Sequence[np.ndarray]) -> np.ndarray:
+def _together(sums: Sequence[np.ndarray]) -> np.ndarray:
     """The sum of each sample over all values; one number where their first axes differ and so are not the samples."""
-    sums = [np.atleast_1d(v.sum(axis=tuple(range(1, v.ndim)), dtype=np.float64)) for v in values]
     if len({len(each) for each in sums}) > 1:
         sums = [each.sum(keepdims=True) for each in sums]
     return np.asarray(np.sum(sums, axis=0))

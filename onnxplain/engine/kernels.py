@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxplain.engine.jit import THREADS, Kernel
 from onnxplain.engine.jit import inner as _inner
+from onnxplain.engine.jit import reordered as _reordered
 
 Axes = tuple[int, int, int]
 Steps = tuple[int, int, int, int, int]
@@ -466,3 +467,18 @@ def ratio(start: int, stop: int, r: Floats, z: Floats, out: Floats, epsilon: flo
     r, z, out = r[start:stop], z[start:stop], out[start:stop]
     for i in range(len(out)):
         out[i] = r[i] / (z[i] + (epsilon if z[i] >= 0 else -epsilon))
+
+
+@Kernel
+def sums(start: int, stop: int, x: Floats, out: Floats) -> None:
+    """The sum of each row of x in float64."""
+    for i in range(start, stop):
+        out[i] = _sum(x[i])
+
+
+@_reordered
+def _sum(row: Floats) -> float:
+    total = 0.0
+    for i in range(len(row)):
+        total += row[i]
+    return total

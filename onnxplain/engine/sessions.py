@@ -192,6 +192,9 @@ class Session:
             raise _session_error(error, label) from error
         self.label = label
         self.outputs: tuple[str, ...] = tuple(out.name for out in self._session.get_outputs())
+        arguments = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self._bindable = all(a.type.startswith("tensor(") and a.type != "tensor(string)" for a in arguments)
+        self._on_gpu = runtime.on_gpu
 
     @property
     def providers(self) -> list[str]:
@@ -201,11 +204,26 @@ class Session:
     def run(self, feed: Mapping[str, np.ndarray], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Outputs by name."""
         wanted = list(names) if names is not None else list(self.outputs)
+        arrays = {name: np.asarray(value) for name, value in feed.items()}
         try:
-            values = self._session.run(wanted, {name: np.asarray(value) for name, value in feed.items()})
+            if self._on_gpu and self._bindable:
+                values = self.run_bound("cuda", arrays, wanted)
+            else:
+                values = self._session.run(wanted, arrays)
         except Exception as error:
             raise FailureError(f"{self.label} failed while running: {_first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))
+
+    def run_bound(self, device: str, feed: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+        """The outputs ``names``; inputs and outputs lie in the memory of ``device``, results are copied at the end."""
+        binding = self._session.io_binding()
+        for name, value in feed.items():
+            there = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value).reshape(value.shape), device)
+            binding.bind_ortvalue_input(name, there)
+        for name in names:
+            binding.bind_output(name, device)
+        self._session.run_with_iobinding(binding)
+        return list(binding.copy_outputs_to_cpu())
 
 
 def _first_line(error: Exception) -> str:
