@@ -145,6 +145,19 @@ class Host:
         self._kernels.sums(len(out), max(1, x.size // 8), self._dense(x).reshape(len(out), -1), out)
         return out.reshape(len(x), -1).sum(axis=1)
 
+    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
+        """What :meth:`onnxplain.ops.base.Values.losses` asks for, in one pass."""
+        rows = s.shape[:2] if s.ndim > 2 else s.shape[:1]
+        out = np.empty((math.prod(rows), 3))
+        arrays = (self._dense(np.broadcast_to(each, s.shape)).reshape(len(out), -1) for each in (r, s, z))
+        self._kernels.losses(len(out), s.size, *arrays, out)
+        sums = out.reshape(len(s), -1, 3)
+        bias = None
+        if b is not None:
+            per_channel = s.ndim > 2 and b.shape == (1, s.shape[1]) + (1,) * (s.ndim - 2)
+            bias = sums[..., 0] @ b.reshape(-1) if per_channel else self.sum_samples(s * b)
+        return sums[..., 1].sum(axis=1), sums[..., 2].sum(axis=1), bias
+
     def max(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
         return np.asarray(np.max(x, axis=tuple(axes), keepdims=keepdims))
 

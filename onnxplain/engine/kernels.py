@@ -476,6 +476,23 @@ def sums(start: int, stop: int, x: Floats, out: Floats) -> None:
         out[i] = _sum(x[i])
 
 
+@Kernel
+def losses(start: int, stop: int, r: Floats, s: Floats, z: Floats, out: Floats) -> None:
+    """In float64, for each row: the sum of s, of s * sgn(z), and of r where z is 0."""
+    for i in range(start, stop):
+        out[i, 0], out[i, 1], out[i, 2] = _losses(r[i], s[i], z[i])
+
+
+@_reordered
+def _losses(r: Floats, s: Floats, z: Floats) -> tuple[float, float, float]:
+    total, signed, unmatched = 0.0, 0.0, 0.0
+    for i in range(len(z)):
+        total += s[i]
+        signed += s[i] if z[i] > 0 else -s[i] if z[i] < 0 else 0
+        unmatched += r[i] if z[i] == 0 else 0
+    return total, signed, unmatched
+
+
 @_reordered
 def _sum(row: Floats) -> float:
     total = 0.0

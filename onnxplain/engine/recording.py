@@ -46,7 +46,7 @@ def recording_session(graph: LayerGraph, target: Tensor, runtime: Runtime, label
     flowing, static = _observed(graph, target)
     taps = [helper.make_node("Shape", [tensor.name], [tensor.name + _SHAPE]) for tensor in flowing]
     model, weights = graph_model(graph, static, taps, [tensor.name + _SHAPE for tensor in flowing])
-    return Session(model, runtime, weights, optimization="basic", label=label)
+    return Session(model, runtime, weights, optimization="basic", label=label, lean=True)
 
 
 def record(session: Session, graph: LayerGraph, target: Tensor, feed: Mapping[str, np.ndarray]) -> Recording:

@@ -51,6 +51,9 @@ class _Scout:
     def constant(self, tensor: Tensor) -> np.ndarray:
         return self._recording.constant(tensor)
 
+    def losses(self, *_: Any) -> tuple[_Token, _Token, _Token]:
+        return _TOKEN, _TOKEN, _TOKEN
+
 
 def tensors_read(plan: Plan, recording: Recording, nonnegative: Set[Tensor], ledger: bool) -> set[Tensor]:
     """The computed tensors that the rules of ``plan`` ask for, and the target."""

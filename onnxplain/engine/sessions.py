@@ -169,6 +169,10 @@ class Session:
     runtime : Runtime
     weights : mapping of str to numpy.ndarray
         Values of the initializers that the graph declares as external; not copied into the protobuf.
+    batch : int, optional
+        The batch size that it will be run with.
+    lean : bool
+        Give memory back after every run and keep no second form of the weights, at the price of slower runs.
     """
 
     def __init__(
@@ -179,8 +183,12 @@ class Session:
         optimization: str | None = None,
         label: str = "the model",
         batch: int | None = None,
+        lean: bool = False,
     ) -> None:
         options = runtime.options(optimization)
+        if lean:
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if batch is not None:
             options.add_free_dimension_override_by_name(BATCH, batch)
         if weights:

@@ -101,6 +101,8 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
     for value in [value for value in proto.graph.input if value.name in constants]:
         proto.graph.input.remove(value)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    # What was taken out of a protobuf keeps its memory until the whole of it goes.
+    proto = onnx.ModelProto.FromString(proto.SerializeToString())
     return ModelFile(proto, constants, Identity(path, tuple(sorted(external))), metadata)
 
 

@@ -54,6 +54,9 @@ class Values(Protocol):
     def constant(self, tensor: Tensor) -> Any:
         """The numpy value of a static tensor."""
 
+    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
+        """Sums over each sample: of s * sgn(z), of r where z is 0, and of s * b where there is a bias."""
+
 
 class At:
     """A layer during a walk: its attributes and, on demand, the values around it.
@@ -183,7 +186,11 @@ class At:
     def absorb(self, column: str, lost: Array) -> None:
         """Add the sum of ``lost`` over each sample to a column of the ledger."""
         if self.absorbed is not None:
-            total = self.xp.sum_samples(lost)
+            self.enter(column, self.xp.sum_samples(lost))
+
+    def enter(self, column: str, total: Array) -> None:
+        """Add one number per sample to a column of the ledger."""
+        if self.absorbed is not None:
             self.absorbed[column] = self.absorbed[column] + total if column in self.absorbed else total
 
     def active(self) -> list[int]:

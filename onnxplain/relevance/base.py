@@ -49,11 +49,11 @@ def absorb(at: At, r: Array, s: Array, z: Array, b: Array | None, epsilon: float
     """Enter in the ledger what r = s * stab(z) loses: s * b, s * epsilon * sgn(z), and all of r where z is 0."""
     if at.absorbed is None:
         return
-    xp = at.xp
-    at.absorb("stabilizer", s * (xp.abs(xp.sign(z)) if unsigned else xp.sign(z)) * epsilon)
-    at.absorb("zero", xp.where(xp.equal(z, 0.0), r, 0.0))
-    if b is not None:
-        at.absorb("bias", s * b)
+    signed, zero, bias = at.values.losses(r, s, at.xp.abs(z) if unsigned else z, b)
+    at.enter("stabilizer", signed * epsilon)
+    at.enter("zero", zero)
+    if bias is not None:
+        at.enter("bias", bias)
 
 
 def shares(at: At, r: Array, z: Array, epsilon: float, unsigned: bool) -> Array:
