@@ -15,22 +15,21 @@ fall into. Means with 95 % bootstrap intervals over the pictures; then the diffe
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from photographs import right_ones
 from timing import table
 
 import onnxplain
-from onnxplain.inputs.contract import InputContract, discover
-from onnxplain.inputs.loaders import Sample, load_inputs
+from onnxplain.inputs.contract import discover
+from onnxplain.inputs.loaders import Sample
 from onnxplain.metrics.baselines import gaussian_map
-from onnxplain.metrics.box_files import read_boxes
-from onnxplain.metrics.boxes import Boxes, box_mask
+from onnxplain.metrics.boxes import box_mask
 from onnxplain.metrics.maps import best_iou, energy_in_box, pointing_game
 from onnxplain.metrics.statistics import Estimate, estimate, paired_difference
 
@@ -46,22 +45,6 @@ def areas(values: NDArray[np.float32]) -> float:
     """How many connected pieces the top pixels of a map fall into."""
     top = values >= np.quantile(values, 1 - TOP)
     return float(cv2.connectedComponents((top & (values > values.min())).astype(np.uint8), connectivity=8)[0] - 1)
-
-
-def right_ones(
-    model: onnxplain.Model,
-    contract: InputContract,
-    boxes: Boxes,
-    classes: Mapping[str, set[int]],
-    files: Sequence[Path],
-) -> Iterator[Sample]:
-    """The pictures that the model classifies as what is in the box."""
-    for sample in load_inputs(files, model, contract):
-        if isinstance(sample, Sample):
-            [output] = model.run(sample.feed).values()
-            [label] = boxes.label[boxes.of(sample.path.name)]
-            if int(output.argmax()) in classes[str(label)]:
-                yield sample
 
 
 def maps(model: onnxplain.Model, sample: Sample, rules: str, colour: str) -> dict[str, NDArray[np.float32]]:
@@ -84,22 +67,12 @@ def maps(model: onnxplain.Model, sample: Sample, rules: str, colour: str) -> dic
 
 def measure(model: str, preprocess: str, given: argparse.Namespace) -> dict[str, Scores]:
     """Of every kind of map, each measure picture by picture."""
-    boxes = read_boxes(given.pictures / "boxes.json")
-    named = json.loads((given.pictures / "voc_to_imagenet.json").read_text())
-    classes = {label: {int(index) for index, _ in entries} for label, entries in named.items()}
-    files = [
-        given.pictures / boxes.images[place]
-        for place in np.random.default_rng(given.seed).permutation(len(boxes.images))
-    ]
     loaded = onnxplain.load(model)
     contract = discover(loaded, loaded.inputs[0].name, preprocess=preprocess)
     scores: dict[str, Scores] = {}
-    for done, sample in enumerate(right_ones(loaded, contract, boxes, classes, files)):
-        if done == given.count:
-            break
-        assert sample.picture is not None
-        mask = box_mask(boxes.edges()[boxes.of(sample.path.name)], sample.picture.size)
-        for kind, values in maps(loaded, sample, given.rules, contract.colour.value or "RGB").items():
+    for photograph in right_ones(given.pictures, loaded, contract, given.count, given.seed):
+        mask = box_mask(photograph.edges, photograph.picture.size)
+        for kind, values in maps(loaded, photograph.sample, given.rules, contract.colour.value or "RGB").items():
             found = energy_in_box(values, mask), pointing_game(values, mask), best_iou(values, mask), areas(values)
             for name, value in zip(MEASURES, found, strict=True):
                 scores.setdefault(kind, {}).setdefault(name, []).append(value)

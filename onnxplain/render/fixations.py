@@ -19,6 +19,8 @@ _BOX = (255, 196, 0)
 _BAR = "#b2182b"
 _GRIDS = 8
 """Layers whose places are drawn."""
+_TALL = 6.0
+"""Inches of bars beside which the places stand in two columns instead of four."""
 _FINE = 40
 """Cells per side from which on places are dots: a cell would be too small to see."""
 
@@ -85,14 +87,15 @@ def path_figure(path: Sequence[PathStep], sample: int = 0) -> Figure:
         raise ValueError("a path needs at least one layer")
     grids = [step for step in steps if len(step.shape) == 4 and min(step.shape[2:]) > 1]
     grids = [grids[place] for place in np.unique(np.linspace(0, len(grids) - 1, _GRIDS).astype(int))] if grids else []
-    columns = 4
-    rows = math.ceil(len(grids) / columns)
-    height = max(3.0, 2.5 * rows, min(0.13 * len(steps) + 1, 14))
-    figure = Figure(figsize=(5.5 + (2.2 * columns if rows else 0), height), layout="constrained")
+    tall = min(0.13 * len(steps) + 1, 14)
+    columns = min(2 if tall > _TALL else 4, len(grids))
+    rows = math.ceil(len(grids) / max(columns, 1))
+    widths = [5.5, 2.2 * columns] if grids else [5.5]
+    figure = Figure(figsize=(sum(widths), max(3.0, 2.5 * rows, tall)), layout="constrained")
     FigureCanvasAgg(figure)
-    left, *right = figure.subfigures(1, 2 if rows else 1, squeeze=False, width_ratios=[5.5, 8.8][: 1 + bool(rows)])[0]
+    left, *right = figure.subfigures(1, len(widths), squeeze=False, width_ratios=widths)[0]
     _bars(left.subplots(), steps)
-    if rows:
+    if grids:
         axes = right[0].subplots(rows, columns, squeeze=False)
         for panel, step in zip(axes.flat, grids, strict=False):
             _grid(panel, step)

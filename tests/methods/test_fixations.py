@@ -1,5 +1,6 @@
 """CNN-Fixations: worked by hand, against the slow unravelling, and what must hold for every net."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from onnxplain.inputs.contract import discover
 from onnxplain.inputs.pictures import prepare, read_picture
 from onnxplain.ops import Kind, Op, table
 from onnxplain.resources import resource
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from adversarial_twins import likeness, noisy, shift, twin
 
 
 def points_of(net, feed, **options):
@@ -644,28 +649,15 @@ def test_only_what_is_looked_at_is_traced():
     assert {tensor.name for tensor in route.read} == {"x", "s", "f"}
 
 
-def twin(loaded, x, size=8 / 255, steps=40):
-    """A picture within ``size`` (of the range) of x that the model takes for its second class; by our own gradient."""
-    first, second = (int(label) for label in np.argsort(-loaded.run(x)["logits"][0])[:2])
-    z = x
-    for _ in range(steps):
-        gradient = onnxplain.explain(loaded, z, "gradient", target=f"{second}-{first}").relevance["input"]
-        z = np.clip(z + 2 / 255 * np.sign(gradient), np.maximum(x - 2 * size, -1), np.minimum(x + 2 * size, 1))
-    return z.astype(np.float32), first, second
-
-
 def test_an_adversarial_twin_has_other_fixations():
     loaded = onnxplain.load(resource("models/flowers.onnx"))
     x, _ = prepare(read_picture(resource("models/flowers/00_blue.png")), discover(loaded, "input"))
-    z, first, second = twin(loaded, x)
-    noisy = x + 16 / 255 * np.sign(np.random.default_rng(0).standard_normal(x.shape))
-    noisy = np.clip(noisy, -1, 1).astype(np.float32)
-    clean, attacked, noise = (onnxplain.explain(loaded, picture, "fixations") for picture in (x, z, noisy))
-    assert [e.target[0].index for e in (clean, attacked, noise)] == [first, second, first]
-    assert np.abs(z - x).max() <= 16.01 / 255, "16 / 255 of a range of 2 is 8 grey levels of 255"
-
-    def likeness(e):
-        return np.corrcoef(clean.map().ravel(), e.map().ravel())[0, 1]
-
-    assert likeness(attacked) < 0.3, "the points move elsewhere"
-    assert likeness(noise) > 0.9, "noise of the same size leaves them where they are"
+    found = twin(loaded, x, levels=8)
+    assert 0 < np.abs(found.twin - x).max() <= 16.01 / 255, "8 of 255 grey levels, of a range of 2"
+    clean, attacked, noise = (
+        onnxplain.explain(loaded, picture, "fixations") for picture in (x, found.twin, noisy(x, levels=8))
+    )
+    assert [e.target[0].index for e in (clean, attacked, noise)] == [found.first, found.second, found.first]
+    assert likeness(clean, attacked) < 0.3, "the points move elsewhere"
+    assert likeness(clean, noise) > 0.9, "noise of the same size leaves them where they are"
+    assert shift(clean, attacked) > 3 * shift(clean, noise)
