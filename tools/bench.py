@@ -72,6 +72,7 @@ def peer(given: argparse.Namespace, model: str, batch: int, method: str) -> Iter
             found: dict[str, float] = json.loads(answer)
             return found
 
+        ask()  # ready before anything else starts
         yield ask
         asking.close()
 
@@ -164,10 +165,11 @@ def machine() -> Row:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     packages = ("onnxplain", "onnxruntime-gpu", "numpy", "numba")
     return {
-        "cpu": f"{cpu[1] if cpu else platform.processor()}, {os.cpu_count()} cores",
-        "load": os.getloadavg()[0],
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
-    }
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+    } | {package: importlib.metadata.version(package) for package in packages}
 
 
 def speed_table(rows: Sequence[Row], engines: Sequence[str]) -> str:
@@ -219,7 +221,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 def report(given: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:
     """Every part: its name, what was found, and that as Markdown."""
-    yield "machine", (at := machine()), "; ".join(f"{k}: {v}" for k, v in at.items())
+    yield "machine", (at := machine()), ", ".join(f"{k} {v}" for k, v in at.items())
     if given.profile:
         for name in given.models:
             for batch in given.batches:
