@@ -5,7 +5,7 @@
 
 Weights are those of torchvision (alexnet, vgg16) or of Caffe (bvlc_alexnet, VGG_ILSVRC_16_layers, and nets fine-tuned
 from them with another number of classes), as .npz, .safetensors or .caffemodel. Beside the model stands the sidecar
-that says how pictures are prepared. Without --weights they are random, seeded, of torchvision's form.
+that says how pictures are prepared. Without --weights they are random, seeded, of the form that --form names.
 """
 
 from __future__ import annotations
@@ -156,11 +156,12 @@ def _caffe_vgg16() -> Net:
     return Net(224, tuple(features), ("fc6", "fc7", "fc8"), CAFFE.format([103.939, 116.779, 123.68]))
 
 
-NETS: dict[str, tuple[Callable[[], Net], Callable[[], Net]]] = {
-    "alexnet": (_alexnet, _caffe_alexnet),
-    "vgg16": (_vgg16, _caffe_vgg16),
+NETS: dict[str, dict[str, Callable[[], Net]]] = {
+    "alexnet": {"torchvision": _alexnet, "caffe": _caffe_alexnet},
+    "vgg16": {"torchvision": _vgg16, "caffe": _caffe_vgg16},
 }
-"""The form of each net in torchvision and in Caffe."""
+"""Each net in the forms of torchvision and of Caffe."""
+FORMS = ("torchvision", "caffe")
 
 
 def choose(name: str, weights: Weights) -> Net:
@@ -171,7 +172,7 @@ def choose(name: str, weights: Weights) -> Net:
     UsageError
         They use neither's.
     """
-    forms = [form() for form in NETS[name]]
+    forms = [form() for form in NETS[name].values()]
     best = max(forms, key=lambda net: len(net.shapes().keys() & weights.keys()))
     if not best.shapes().keys() & weights.keys():
         first = [next(iter(net.shapes())) for net in forms]
@@ -264,12 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("net", choices=NETS)
     parser.add_argument("-w", "--weights", type=Path, metavar="FILE", help=".npz, .safetensors or .caffemodel")
+    parser.add_argument("--form", choices=FORMS, default=FORMS[0], help="of random weights; those of a file tell it")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.onnx")
     given = parser.parse_args(arguments)
     try:
         held = None if given.weights is None else read_weights(given.weights)
-        net = NETS[given.net][0]() if held is None else choose(given.net, held)
+        net = NETS[given.net][given.form]() if held is None else choose(given.net, held)
         weights = seeded(net, given.seed) if held is None else fit(net, held)
         del held
         with atomic_file(given.output) as file:

@@ -26,16 +26,16 @@ SMALL = Net(16, FEATURES, ("fc6", "fc7", "fc8"), recipes.IMAGENET, hidden=8)
 def small(monkeypatch):
     """Nets that fit into a test, under the name alexnet."""
     torchvision = Net(16, (Conv("features.0", 4, 3, 1), Pool(2)), ("fc.1", "fc.4", "fc.6"), recipes.IMAGENET, hidden=8)
-    monkeypatch.setitem(recipes.NETS, "alexnet", (lambda: torchvision, lambda: SMALL))
+    monkeypatch.setitem(recipes.NETS, "alexnet", {"torchvision": lambda: torchvision, "caffe": lambda: SMALL})
 
 
 @pytest.mark.parametrize(
     ("name", "form", "parameters", "first", "wide"),
     [
-        ("alexnet", 0, 61_100_840, "features.0", (4096, 9216)),
-        ("alexnet", 1, 60_965_224, "conv1", (4096, 9216)),
-        ("vgg16", 0, 138_357_544, "features.0", (4096, 25088)),
-        ("vgg16", 1, 138_357_544, "conv1_1", (4096, 25088)),
+        ("alexnet", "torchvision", 61_100_840, "features.0", (4096, 9216)),
+        ("alexnet", "caffe", 60_965_224, "conv1", (4096, 9216)),
+        ("vgg16", "torchvision", 138_357_544, "features.0", (4096, 25088)),
+        ("vgg16", "caffe", 138_357_544, "conv1_1", (4096, 25088)),
     ],
 )
 def test_forms_have_the_published_number_of_parameters(name, form, parameters, first, wide):
@@ -46,7 +46,7 @@ def test_forms_have_the_published_number_of_parameters(name, form, parameters, f
 
 
 def test_names_of_torchvision():
-    alexnet, vgg16 = (list(recipes.NETS[name][0]().shapes()) for name in ("alexnet", "vgg16"))
+    alexnet, vgg16 = (list(recipes.NETS[name]["torchvision"]().shapes()) for name in ("alexnet", "vgg16"))
     assert alexnet[::2] == [f"features.{n}.weight" for n in (0, 3, 6, 8, 10)] + [
         f"classifier.{n}.weight" for n in (1, 4, 6)
     ]
@@ -156,7 +156,7 @@ def test_whole_way_with_caffe_weights(small, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16"])
-@pytest.mark.parametrize("form", [0, 1])
+@pytest.mark.parametrize("form", recipes.FORMS)
 def test_sidecar_settles_the_input_contract(tmp_path, name, form):
     from onnxplain.inputs.contract import discover
 
@@ -166,9 +166,15 @@ def test_sidecar_settles_the_input_contract(tmp_path, name, form):
     onnx.save(build(narrow, seeded(narrow, 0, 3)), tmp_path / "net.onnx")
     contract = discover(onnxplain.load(tmp_path / "net.onnx"), "input")
     contract.check()
-    assert contract.colour.value == ("RGB", "BGR")[form]
-    assert contract.size.value == ((227, 227) if (name, form) == ("alexnet", 1) else (224, 224))
+    assert contract.colour.value == {"torchvision": "RGB", "caffe": "BGR"}[form]
+    assert contract.size.value == ((227, 227) if (name, form) == ("alexnet", "caffe") else (224, 224))
     assert contract.resize.value.short_side == 256
+
+
+def test_form_of_seeded_weights(small, tmp_path, capsys):
+    assert recipes.main(["alexnet", "--form", "caffe", "-o", str(tmp_path / "net.onnx")]) == 0
+    names = [weight.name for weight in onnx.load(tmp_path / "net.onnx").graph.initializer]
+    assert names == list(SMALL.shapes())
 
 
 def test_seeds_differ_and_repeat():
@@ -228,10 +234,11 @@ def test_files_that_are_refused(small, tmp_path, capsys, name, content, status, 
 
 
 @pytest.mark.slow
-def test_salient_relevance_of_the_real_alexnet():
-    net = recipes.NETS["alexnet"][0]()
+@pytest.mark.parametrize("form", recipes.FORMS)
+def test_salient_relevance_of_the_real_alexnet(form):
+    net = recipes.NETS["alexnet"][form]()
     model = onnxplain.load(build(net, seeded(net, 0)))
-    x = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(1, 3, net.size, net.size)).astype(np.float32)
     e = onnxplain.explain(model, x, "salient-relevance", at=["flat"], long_side=40)
     np.testing.assert_allclose(e.at["flat"].sum(), e.target[0].value, rtol=1e-4)
     assert e.map("input").max() == 1
