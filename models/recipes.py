@@ -4,8 +4,9 @@
     python models/recipes.py vgg16 --weights vgg16.safetensors -o vgg16.onnx
 
 Weights are those of torchvision (alexnet, vgg16) or of Caffe (bvlc_alexnet, VGG_ILSVRC_16_layers, and nets fine-tuned
-from them with another number of classes), as .npz, .safetensors or .caffemodel. Beside the model stands the sidecar
-that says how pictures are prepared. Without --weights they are random, seeded, of the form that --form names.
+from them with another number of classes), as .npz, .safetensors or .caffemodel. Without --weights they are random,
+seeded, of the form that --form names. Beside the model stands the sidecar that says how pictures are prepared;
+models/README.md says more.
 """
 
 from __future__ import annotations
