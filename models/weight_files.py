@@ -25,7 +25,13 @@ CONVERT = (
 MAX_HEADER = 100 << 20
 """Largest .safetensors header, the limit of the format's own library."""
 
-_SAFE_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_SAFE_DTYPES = {
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
+    **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
+    "BOOL": "?",
+    "BF16": "<u2",
+}
 
 
 def read_weights(path: Path) -> Weights:
@@ -81,17 +87,14 @@ def _safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _tensor(data: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
-    dtype, shape, (start, stop) = (
-        np.dtype(_SAFE_DTYPES.get(entry["dtype"], "u1")),
-        entry["shape"],
-        entry["data_offsets"],
-    )
-    if entry["dtype"] not in _SAFE_DTYPES:
-        return np.empty(0, np.uint8)
+    form, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if form not in _SAFE_DTYPES:
+        raise ValueError(f"numbers of dtype {form!r} are not read")
+    dtype = np.dtype(_SAFE_DTYPES[form])
     if not 0 <= start <= stop <= len(data) or stop - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{entry} does not fit the file")
     values = np.frombuffer(bytes(data[start:stop]), dtype).reshape(shape)
-    return (values.astype("<u4") << 16).view("<f4") if entry["dtype"] == "BF16" else values
+    return (values.astype("<u4") << 16).view("<f4") if form == "BF16" else values
 
 
 def _caffemodel(path: Path) -> Iterator[tuple[str, np.ndarray]]:

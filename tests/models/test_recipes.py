@@ -109,7 +109,7 @@ def caffe(weights, old):
 def safetensors(weights, dtype="F32"):
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, value in weights.items():
-        part = value.astype({"F32": "<f4", "F64": "<f8", "F16": "<f2"}[dtype]).tobytes()
+        part = value.astype({"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "F8_E4M3": "u1"}[dtype]).tobytes()
         entry = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(part)]}
         header[name], data = entry, data + part
     text = json.dumps(header).encode()
@@ -216,6 +216,8 @@ def test_weights_that_do_not_fit(weights, said):
         ("w.safetensors", safetensors({"w": np.ones(8)})[:-4], 1, "does not fit the file"),
         ("w.safetensors", safetensors({"w": np.array([np.nan])}), 1, "'w' holds NaN"),
         ("w.safetensors", safetensors({"w": np.ones(3)}), 2, "they hold w, not features.0.weight"),
+        ("w.safetensors", safetensors({"w": np.ones(3)}, "F8_E4M3"), 1, "'F8_E4M3' are not read"),
+        ("w.safetensors", safetensors(seeded(SMALL, 0, 5), "I64"), 2, "4x3x3x3 floats, not .* of int64"),
         ("w.caffemodel", b"\x07rubbish", 1, "not a sound .caffemodel"),
         ("w.caffemodel", b"", 1, "holds no layer with weights"),
         ("w.caffemodel", caffe({"c.weight": np.ones(3), "c.bias": np.ones(3)}, False)[:-3], 1, "not a sound|values"),
