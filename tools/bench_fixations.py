@@ -4,7 +4,8 @@
 
 Each round runs the model's own session and then trace and routing, with a pause before each in which the threads of
 the other come to rest. Printed are the medians, of the ratio with its quartiles, the size of the traced tensors, and
-how far the process's memory peak lies above that of an explanation of one sample.
+how far the memory peak of the process, one per model, lies above that of an explanation
+of one sample.
 Under `chrt -f 50` other work on the machine does not count.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -38,7 +40,6 @@ def measure(path: Path, batch: int, rounds: int) -> list[object]:
     shape = [size if isinstance(size, int) else 224 for size in source.shape]
     shape[0] = batch if model.batched else shape[0]
     feed = {source.name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
-    model.plain.run(feed)
     onnxplain.explain(model, {source.name: feed[source.name][:1]}, "fixations")
     before = peak_memory()
     [*_, chosen] = onnxplain.explain(model, feed, "fixations").target
@@ -60,7 +61,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     header = "model", "batch", "plain, ms", "trace, ms", "routing, ms", "both / plain", "traced, MiB", "peak, MiB"
-    print(table(header, [measure(path, given.batch, given.rounds) for path in given.models]))
+    rows = []
+    for path in given.models:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append(pool.apply(measure, (path, given.batch, given.rounds)))
+    print(table(header, rows))
 
 
 if __name__ == "__main__":

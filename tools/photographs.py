@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.loaders import Sample, load_inputs
 from onnxplain.inputs.pictures import Picture
 from onnxplain.metrics.box_files import read_boxes
+from onnxplain.metrics.truth import read_class_map
 
 
 class Photograph(NamedTuple):
@@ -31,8 +31,7 @@ def right_ones(
 ) -> Iterator[Photograph]:
     """The first ``count`` photographs, in an order drawn from ``seed``, that the model takes for what is in the box."""
     boxes = read_boxes(folder / "boxes.json")
-    named = json.loads((folder / "voc_to_imagenet.json").read_text())
-    classes = {label: {int(index) for index, _ in entries} for label, entries in named.items()}
+    classes = read_class_map(folder / "voc_to_imagenet.json")
     order = np.random.default_rng(seed).permutation(len(boxes.images))
 
     def right() -> Iterator[Photograph]:
