@@ -31,15 +31,11 @@ def mapped(e: Explanation) -> Iterator[tuple[str, int, str]]:
 
 def panels(e: Explanation, name: str, index: int, sample: Sample, title: str = "input") -> list[Panel]:
     """The picture under ``title``, for salient relevance the LRP map, the map, and the map over the picture."""
-
-    def placed(values: np.ndarray) -> np.ndarray:
-        return values if sample.geometry is None else sample.geometry.to_original(values, outside=np.nan)
-
-    values = placed(e.map(name)[index])
+    values = _placed(e.map(name)[index], sample)
     axis = e.channels.get(name)
     shown = [(e.method, heatmap(values))]
     if e.method == "salient-relevance" and axis is not None:
-        relevance = placed(e.relevance[name][index].sum(axis=axis - 1))
+        relevance = _placed(e.relevance[name][index].sum(axis=axis - 1), sample)
         book = "" if e.plan is None else f" ({e.plan.book})"
         shown = [(f"LRP{book}", heatmap(relevance, percentile=PERCENTILE)), ("SR map", heatmap(values))]
     if sample.picture is not None:
@@ -69,6 +65,25 @@ def _over(values: np.ndarray, sample: Sample) -> np.ndarray:
     if sample.picture is None or sample.geometry is None:
         return heatmap(values)
     return overlay(sample.geometry.to_original(values, outside=np.nan), sample.picture.rgb)
+
+
+def block_panels(e: Explanation, name: str, index: int, sample: Sample) -> list[Panel]:
+    """The picture, the visualization map of every layer of SISE, the fused map, and it over the picture."""
+    shown = panels(e, name, index, sample)
+    place = 0 if sample.picture is None else 1
+    blocks = [
+        (
+            f"{count.tensor}: {count.selected[index]} masks",
+            heatmap(_placed(e.extras[f"block/{count.tensor}"][index], sample)),
+        )
+        for count in e.masks
+    ]
+    return [*shown[:place], *blocks, *shown[place:]]
+
+
+def _placed(values: np.ndarray, sample: Sample) -> np.ndarray:
+    """A map on the pixels of the picture; as it is where there is none."""
+    return values if sample.geometry is None else sample.geometry.to_original(values, outside=np.nan)
 
 
 def drawn(shown: Sequence[Panel], columns: int | None = None) -> np.ndarray:

@@ -76,6 +76,9 @@ class Result:
             share = _conserved(e, index)
             kept = "" if share is None else f", {share:.1%} of the relevance conserved"
             yield f"  method  {e.method} on the {e.engine} engine{kept}"
+            for count in e.masks:
+                chosen, rest = count.selected[index], count.skipped[index]
+                yield f"  layer   {count.tensor}: {chosen} of {chosen + rest} maps as masks ({count.reason})"
             for name in e.boxes:
                 points = placed(e, name, index, self.sample)
                 if points is not None:
@@ -144,7 +147,7 @@ def _conserved(e: Explanation, index: int) -> float | None:
 
 def _pictures(e: Explanation, sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
     """Heat map and overlay of every input that has a map of one or two axes."""
-    from onnxplain.cli.panels import drawn, feature_panels, mapped, panels
+    from onnxplain.cli.panels import block_panels, drawn, feature_panels, mapped, panels
     from onnxplain.render.heatmap import heatmap, overlay
 
     for name, index, tail in mapped(e):
@@ -158,6 +161,8 @@ def _pictures(e: Explanation, sample: Sample) -> Iterator[tuple[str, np.ndarray]
                 yield f"overlay{tail}.png", overlay(placed, sample.picture.rgb)
             if e.method == "salient-relevance":
                 yield f"panels{tail}.png", drawn(panels(e, name, index, sample))
+            if e.method in ("sise", "ada-sise"):
+                yield f"blocks{tail}.png", drawn(block_panels(e, name, index, sample))
             if e.method == "vebi":
                 yield f"features{tail}.png", drawn(feature_panels(e, name, index, sample), columns=2)
     if e.path:

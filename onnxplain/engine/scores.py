@@ -80,6 +80,15 @@ class ClassScores:
         return np.exp(y) if self._closing == "LogSoftmax" else self._probabilities(y)
 
     @property
+    def note(self) -> str:
+        """What the score is, for people."""
+        if self.kind == "logit":
+            return f"the score is the value of {self.output.name!r}"
+        if self._closing:
+            return f"the score is the probability that the closing {self._closing} gives"
+        return f"the score is a probability: the graph ends in logits, its softmax is taken at {self.output.name!r}"
+
+    @property
     def logits(self) -> Tensor:
         """Where the gradient of a score starts: before the closing Softmax, LogSoftmax or Sigmoid."""
         layer = None if self.kind == "logit" else _closing_layer(self.output)

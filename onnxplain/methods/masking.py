@@ -282,7 +282,7 @@ def masked_explanation(job: Job, samples: Sequence[Asked], maps: Sequence[np.nda
         job.method,
         "host",
         timings={"masked passes": time.perf_counter() - started},
-        notes=(*job.notes, *sorted(job.model.remarks)),
+        notes=(samples[0].scores.note, *job.notes[len(job.target.notes) :], *sorted(job.model.remarks)),
         channels={picture.name: axis},
         maps={picture.name: np.stack(maps).astype(np.float32)},
     )

@@ -47,6 +47,24 @@ def test_picture(classifier, pictures, capsys):
     assert Image.open("maps/a/overlay.png").size == (32, 16)
 
 
+def test_sise_says_what_it_masked_with(classifier, pictures, capsys):
+    assert main(["explain", classifier, pictures, "-o", "maps", "--method", "sise", "--option", "mu=0"]) == 0
+    streams = capsys.readouterr()
+    told = re.findall(r"  layer   (\S+): (\d+) of (\d+) maps as masks \((\d+ x \d+), ", streams.out)
+    assert len(told) % 3 == 0, "three pictures, the same layers each"
+    assert "the score is the probability that the closing Softmax gives" in streams.err
+    assert "before the closing Softmax" not in streams.err
+    for name in ("a", "b", "c"):
+        assert names(f"maps/{name}") == ["arrays.npz", "blocks.png", "explanation.json", "heatmap.png", "overlay.png"]
+        e = Explanation.load(f"maps/{name}")
+        counts = [
+            (count.tensor, str(count.selected[0]), str(count.selected[0] + count.skipped[0])) for count in e.masks
+        ]
+        assert counts == [entry[:3] for entry in told[: len(counts)]]
+        told = told[len(counts) :]
+    assert not told
+
+
 def test_folder_as_json(classifier, pictures, capsys):
     assert main(["explain", classifier, pictures, "-o", "maps", "--json"]) == 0
     said = document(capsys)
