@@ -15,6 +15,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["generated"]
 myst_heading_anchors = 3
 napoleon_google_docstring = False
+suppress_warnings = ["ref.python"]  # a parameter of type "path" is no reference to Model.path
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 html_theme = "furo"
