@@ -27,8 +27,7 @@ class _Product(Linear):
         Rows of more than two axes are places (tokens), which weights treat as a convolution of kernel 1 does: the
         largest contribution. A product of two activations follows the largest term of its sum, then the operand that
         is no softmax (attention leads to the values), else the one of larger magnitude. Where C of a Gemm is an
-        activation, the
-        larger of product and C comes first.
+        activation, the larger of product and C comes first.
         """
         result: list[Any | None] = [None] * len(at.layer.inputs)
         if at.wants(2):
