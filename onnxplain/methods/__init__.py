@@ -86,7 +86,8 @@ def explain(
     seed : int
         Of the methods that draw random numbers.
     at : sequence of str
-        Internal tensors whose relevance is wanted too.
+        Internal tensors whose relevance is wanted too. A model of indices (words, bytes) has relevance there only, at
+        the first floating tensor behind its input.
     labels : sequence of str, optional
         Class names, for targets by label and for reports.
     keep_softmax : bool

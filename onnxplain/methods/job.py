@@ -11,7 +11,6 @@ import numpy as np
 from onnxplain.engine.run import Result, Work, run_plan
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation, Ledger
-from onnxplain.graph.layers import Tensor
 from onnxplain.graph.layout import channel_axis
 from onnxplain.inputs.contract import discover
 from onnxplain.model import Feed, Model
@@ -99,10 +98,20 @@ class Job:
         return run_plan(self.model, plan, target or self.target, self.feed if feed is None else feed, work)
 
     def explanation(self, plan: Plan, result: Result) -> Explanation:
-        """The explanation of one run."""
-        inputs = {tensor: self._at_input(tensor, result) for tensor in plan.sources}
+        """The explanation of one run.
+
+        Raises
+        ------
+        UsageError
+            Nothing reaches the inputs nor a tensor that was asked for.
+        """
+        inputs = {tensor: result.relevance.get(tensor) for tensor in plan.sources}
         if all(value is None for value in inputs.values()):
-            raise UsageError(f"nothing reaches the inputs from {plan.target.name!r} by the rules of {plan.book!r}")
+            if not any(tensor in result.relevance for tensor in self.work.keep):
+                raise UsageError(
+                    f"nothing reaches the inputs from {plan.target.name!r} by the rules of {plan.book!r}{_remedy(plan)}"
+                )
+            inputs = {}
         shapes = {tensor: np.shape(self.feed[tensor.name]) for tensor in plan.sources}
         dtype = np.dtype(self.work.dtype)
         relevance = {
@@ -126,5 +135,11 @@ class Job:
             channels={tensor.name: channel_axis(tensor) for tensor in (*plan.sources, *self.work.keep)},
         )
 
-    def _at_input(self, tensor: Tensor, result: Result) -> np.ndarray | None:
-        return result.relevance.get(tensor)
+
+def _remedy(plan: Plan) -> str:
+    """Where relevance ends on the way to inputs that are indices."""
+    if not plan.entries:
+        return ""
+    inputs = ", ".join(f"{tensor.name!r} is {tensor.dtype}" for tensor in plan.sources)
+    names = ", ".join(repr(tensor.name) for tensor in plan.entries[:3])
+    return f": {inputs}; ask for the relevance of the first floating tensor behind it, {names}, with at=[...] or --at"

@@ -76,6 +76,18 @@ class Plan:
         return produced | set(self.sources)
 
     @cached_property
+    def entries(self) -> tuple[Tensor, ...]:
+        """The first floating tensors behind sources that are not floating, such as what an embedding gives."""
+        whole = {tensor for tensor in self.sources if tensor.dtype is not None and tensor.dtype.kind != "f"}
+        entries: list[Tensor] = []
+        for layer in self.path:
+            if any(tensor in whole for tensor in layer.inputs):
+                for out in layer.outputs:
+                    if out is not None and out.dtype is not None:
+                        (entries.append if out.dtype.kind == "f" else whole.add)(out)
+        return tuple(entries)
+
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """What makes two plans the same work."""
         return (self.target.name, self.seed, *((step.layer.name, step.rule) for step in self.steps))
