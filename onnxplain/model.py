@@ -93,6 +93,13 @@ class Model:
         """Whether every input has a free first axis, so that samples can be stacked."""
         return all(t.shape is not None and len(t.shape) > 0 and not isinstance(t.shape[0], int) for t in self.inputs)
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the file fixes, None where it is free or there is none."""
+        firsts = {tensor.shape[0] if tensor.shape else None for tensor in self.inputs}
+        first = next(iter(firsts)) if len(firsts) == 1 else None
+        return first if isinstance(first, int) and first > 0 else None
+
     def check_feed(self, feed: Feed | np.ndarray) -> dict[str, np.ndarray]:
         """``feed`` with every name, dtype and shape checked.
 
@@ -190,6 +197,41 @@ class Model:
         self.verify(found, feed)
         self.checked.add(("trace", tuple(wanted)))
         return values | {name: found[name] for name in wanted}
+
+    def resume(self, tensor: Tensor, value: np.ndarray, feed: Feed, output: Tensor) -> np.ndarray:
+        """Run from an internal tensor on, which is given ``value``.
+
+        Parameters
+        ----------
+        tensor : Tensor
+        value : numpy.ndarray
+        feed : mapping of str to numpy.ndarray
+            Inputs, for what does not pass through ``tensor``; as many samples as ``value`` has.
+        output : Tensor
+            What is returned.
+
+        Raises
+        ------
+        FailureError
+            The cut graph computes something else than the file.
+        """
+        key = ("resume", tensor.name, output.name)
+        session = self.sessions.get(key, lambda: self._cut(tensor, output))
+        if key not in self.checked:
+            true = self.trace([tensor, output], feed)
+            found = session.run({**feed, tensor.name: true[tensor.name]}, [output.name])
+            problem = _difference(found, {output.name: true[output.name]})
+            if problem is not None:
+                raise FailureError(
+                    f"{self.label}: the graph cut at {tensor.name!r} gives another {output.name!r}, "
+                    f"by {problem[1]:.3g} (largest value {problem[2]:.3g})"
+                )
+            self.checked.add(key)
+        return session.run({**feed, tensor.name: value}, [output.name])[output.name]
+
+    def _cut(self, tensor: Tensor, output: Tensor) -> Session:
+        model, weights = graph_model(self.graph, [output], given=[tensor])
+        return Session(model, self.runtime, weights, label=self.label)
 
     def verify(self, found: Feed, feed: Feed) -> None:
         """Compare the outputs of an instrumented run with the plain run's.

@@ -119,6 +119,7 @@ def compile_plan(
     keep: Sequence[Tensor] = (),
     ledger: bool = False,
     blocked: bool = True,
+    elementwise: bool = False,
 ) -> CompiledGraph:
     """Record ``plan`` as one graph.
 
@@ -134,6 +135,8 @@ def compile_plan(
         Whether the graph also returns the ledger's sums.
     blocked : bool
         Whether the CPU provider is to run it.
+    elementwise : bool
+        Whether the ledger holds what was absorbed element by element.
     """
     own = graph.opsets.get("", MIN_OPSET)
     opset = max(MIN_OPSET, own)
@@ -149,7 +152,7 @@ def compile_plan(
     def step(layer: Layer, arrived: list[Sym | None]) -> Sequence[Sym | None]:
         op = find(layer)
         assert op is not None
-        at = At(layer, values, wanted, ledger)
+        at = At(layer, values, wanted, ledger, elementwise=elementwise)
         handed = rules[layer](at, op, *arrived)
         if ledger:
             passed = [v for t, v in zip(layer.inputs, handed, strict=False) if t in wanted and v is not None]

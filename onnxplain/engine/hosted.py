@@ -61,7 +61,12 @@ Ledger = dict[str, dict[str, np.ndarray]]
 
 
 def walk_back(
-    plan: Plan, trace: Trace, seed: np.ndarray, keep: Sequence[Tensor] = (), ledger: bool = True
+    plan: Plan,
+    trace: Trace,
+    seed: np.ndarray,
+    keep: Sequence[Tensor] = (),
+    ledger: bool = True,
+    elementwise: bool = False,
 ) -> tuple[dict[Tensor, np.ndarray], Ledger]:
     """Carry ``seed`` from the plan's target to its sources.
 
@@ -70,7 +75,7 @@ def walk_back(
     dict of Tensor to numpy.ndarray
         Relevance at the sources and at ``keep``.
     Ledger
-        Empty unless ``ledger``.
+        Empty unless ``ledger``; what was absorbed as sums, or ``elementwise``.
 
     Raises
     ------
@@ -84,7 +89,7 @@ def walk_back(
     def step(layer: Layer, arrived: list[np.ndarray | None]) -> Sequence[np.ndarray | None]:
         op = find(layer)
         assert op is not None
-        at = At(layer, trace, wanted, ledger)
+        at = At(layer, trace, wanted, ledger, elementwise=elementwise)
         handed = rules[layer](at, op, *arrived)
         totals = [None if value is None else _per_sample(trace.xp, value) for value in handed]
         for value, total in zip(handed, totals, strict=True):

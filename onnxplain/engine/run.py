@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +38,10 @@ class Work:
         Whether the compiled engine adds the ledger's sums; the host engine always keeps it.
     repeats : int
         How often the caller will run the plan; weighs in the choice of the engine.
+    taps : tuple of Tensor
+        Internal tensors whose values are asked for.
+    elementwise : bool
+        Whether the ledger holds what layers absorb element by element instead of its sums.
     """
 
     engine: str = "auto"
@@ -46,6 +50,8 @@ class Work:
     keep: tuple[Tensor, ...] = ()
     ledger: bool = False
     repeats: int = 1
+    taps: tuple[Tensor, ...] = ()
+    elementwise: bool = False
 
 
 @dataclass
@@ -58,12 +64,25 @@ class Result:
     chosen: list[Chosen]
     ledger: dict[str, dict[str, np.ndarray]] | None
     engine: str
+    values: dict[Tensor, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
 
 
 def run_plan(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) -> Result:
-    """Carry ``plan`` out on every sample of ``feed``.
+    """Carry ``plan`` out on every sample of ``feed``; see :func:`run_parts`."""
+    return joined([result for _, result in run_parts(model, plan, target, feed, work)])
+
+
+def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) -> Iterator[tuple[Feed, Result]]:
+    """Carry ``plan`` out on ``feed`` part by part, as many samples at a time as the memory budget allows.
+
+    Yields
+    ------
+    dict of str to numpy.ndarray
+        The part of ``feed``.
+    Result
+        What it gave.
 
     Raises
     ------
@@ -84,26 +103,16 @@ def run_plan(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) -
     engine, notes = _choose(model, plan, work, count, target, feed)
     size = _chunk_size(model, plan, work, feed, count)
     run = _run_compiled if engine == "compiled" else _run_host
-    parts = []
     for start in range(0, count, size):
         chunk = {name: value[start : start + size] for name, value in feed.items()} if count > size else dict(feed)
         part = replace(target, first=start, total=count) if count > size else target
-        parts.append(run(model, plan, part, chunk, work, size))
-    result = _joined(parts, engine)
-    return replace(result, notes=notes)
+        yield chunk, replace(run(model, plan, part, chunk, work, size), notes=notes)
 
 
 def _samples(model: Model, feed: Feed) -> int:
-    if model.batched or _fixed_batch(model):
+    if model.batched or model.fixed_batch:
         return len(next(iter(feed.values())))
     return 1
-
-
-def _fixed_batch(model: Model) -> int | None:
-    """The batch size that the file fixes, None where it is free or there is none."""
-    firsts = {t.shape[0] if t.shape else None for t in model.inputs}
-    first = next(iter(firsts)) if len(firsts) == 1 else None
-    return first if isinstance(first, int) and first > 0 else None
 
 
 def _choose(
@@ -130,7 +139,7 @@ COMPILE_FROM = 16
 
 
 def _chunk_size(model: Model, plan: Plan, work: Work, feed: Feed, count: int) -> int:
-    fixed = _fixed_batch(model)
+    fixed = model.fixed_batch
     if fixed is not None:
         return fixed
     if work.batch_size is not None:
@@ -155,21 +164,22 @@ def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, 
     nonnegative = model.sessions.get("nonnegative", lambda: nonnegative_tensors(model.graph))
     key = ("read", plan.key, tuple(sorted((n, v.shape) for n, v in feed.items())))
     read = model.sessions.get(key, lambda: tensors_read(plan, recording, nonnegative, True))
+    wanted = {*read, target.output, *work.taps}
     trace = Trace(Host(np.dtype(work.dtype)), recording, {}, nonnegative)
     if work.dtype == "float64":
         layers = model.graph.path(target.output, model.graph.inputs)
-        forward_float64(layers, trace, feed, read | {target.output})
+        forward_float64(layers, trace, feed, wanted)
         prediction = trace.values[target.output.name]
     else:
-        found = model.trace([*read, target.output], feed)
-        trace.values = found
-        prediction = found[target.output.name]
+        trace.values = model.trace([*wanted], feed)
+        prediction = trace.values[target.output.name]
     y = trace.value(plan.target)
     ran = time.perf_counter()
     weights = target.weights(y)
-    relevance, ledger = walk_back(plan, trace, _seed(plan, target, y, weights), work.keep)
+    relevance, ledger = walk_back(plan, trace, _seed(plan, target, y, weights), work.keep, elementwise=work.elementwise)
+    values = {tensor: trace.value(tensor) for tensor in work.taps}
     timings = {"forward": ran - started, "backward": time.perf_counter() - ran}
-    return Result(relevance, prediction, weights, target.describe(y, weights), ledger, "host", timings=timings)
+    return Result(relevance, prediction, weights, target.describe(y, weights), ledger, "host", values, timings=timings)
 
 
 def _seed(plan: Plan, target: Target, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -183,11 +193,18 @@ def compiled_graph(model: Model, plan: Plan, work: Work, target: Target, feed: F
     from onnxplain.engine.compiled import compile_plan
 
     plan = replace(plan, seed=1.0) if target.direct else plan
-    outputs = tuple(dict.fromkeys([target.output, plan.target]))
+    outputs = tuple(dict.fromkeys([target.output, plan.target, *work.taps]))
     shapes = tuple(sorted((name, value.shape[1 if model.batched else 0 :]) for name, value in feed.items()))
-    key = ("compiled", plan.key, outputs, work.keep, work.ledger, shapes)
+    key = ("compiled", plan.key, outputs, work.keep, work.ledger, work.elementwise, shapes)
     build = lambda: compile_plan(  # noqa: E731
-        model.graph, plan, _recordings(model, plan, feed), outputs, work.keep, work.ledger, not model.runtime.on_gpu
+        model.graph,
+        plan,
+        _recordings(model, plan, feed),
+        outputs,
+        work.keep,
+        work.ledger,
+        not model.runtime.on_gpu,
+        work.elementwise,
     )
     return model.sessions.get(key, build), key
 
@@ -206,7 +223,7 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
     graph, key = compiled_graph(model, plan, work, target, feed)
     count = _samples(model, feed) if model.batched else 1
     # Inner tensors need not hold the samples along axis 0, so what was padded could not be cut off them.
-    batch = (count if work.ledger or work.keep else size) if model.batched else None
+    batch = (count if work.ledger or work.keep or work.taps else size) if model.batched else None
     session = model.sessions.get(
         (*key, "session", batch), lambda: graph.session(model.runtime, model.label, batch)
     )  # fmt: skip
@@ -233,7 +250,10 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
     if target.predicted:
         weights = target.weights(y)
     ledger = {
-        layer: {column: found[name].astype(np.float64) for column, name in columns.items()}
+        layer: {
+            column: found[name].astype(np.float32 if work.elementwise else np.float64)
+            for column, name in columns.items()
+        }
         for layer, columns in graph.ledger.items()
     }
     return Result(
@@ -243,11 +263,13 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
         target.describe(y, weights),
         ledger if work.ledger else None,
         "compiled",
+        {tensor: found[tensor.name].astype(np.float32) for tensor in work.taps},
         timings={"build": built - started, "forward+backward": time.perf_counter() - built},
     )
 
 
-def _joined(parts: Sequence[Result], engine: str) -> Result:
+def joined(parts: Sequence[Result]) -> Result:
+    """The results of the parts of a batch as one."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -263,6 +285,8 @@ def _joined(parts: Sequence[Result], engine: str) -> Result:
         np.concatenate([p.weights for p in parts]),
         [chosen for p in parts for chosen in p.chosen],
         ledger,
-        engine,
+        first.engine,
+        {t: np.concatenate([p.values[t] for p in parts]) for t in first.values},
+        first.notes,
         timings={name: sum(p.timings[name] for p in parts) for name in first.timings},
     )

@@ -251,8 +251,11 @@ def graph_model(
     outputs: Sequence[Tensor],
     extra: Sequence[onnx.NodeProto] = (),
     extra_outputs: Sequence[str] = (),
+    given: Sequence[Tensor] = (),
 ) -> tuple[bytes, dict[str, np.ndarray]]:
     """Serialise the part of ``graph`` that ``outputs`` need, weights declared but not included.
+
+    Tensors of ``given`` become inputs, and what they are computed by is left out.
 
     Returns
     -------
@@ -262,7 +265,7 @@ def graph_model(
         Their values, for :class:`Session`.
     """
     read = [graph.tensors[name] for node in extra for name in node.input if name in graph.tensors]
-    layers = graph.upstream([*outputs, *read])
+    layers = graph.upstream([*outputs, *read], given)
     used = {tensor for layer in layers for tensor in graph.read_by(layer)}
     used |= set(outputs)
     weights: dict[str, np.ndarray] = {}
@@ -274,7 +277,7 @@ def graph_model(
     proto = helper.make_graph(
         [layer.node for layer in layers] + list(extra),
         "onnxplain",
-        [_value_info(tensor) for tensor in graph.inputs],
+        [*(_value_info(tensor) for tensor in graph.inputs), *(_value_info(tensor, free=True) for tensor in given)],
         [
             helper.make_empty_tensor_value_info(name)
             for name in dict.fromkeys([*(t.name for t in outputs), *extra_outputs])
@@ -298,10 +301,13 @@ def initializer(name: str, value: np.ndarray, weights: dict[str, np.ndarray]) ->
     return tensor
 
 
-def _value_info(tensor: Tensor) -> onnx.ValueInfoProto:
+def _value_info(tensor: Tensor, free: bool = False) -> onnx.ValueInfoProto:
+    """The declaration of an input, its shape left ``free``."""
     if tensor.dtype is None:
         raise UnsupportedError(f"input {tensor.name!r} is no tensor; only tensor inputs are supported")
-    return helper.make_tensor_value_info(tensor.name, helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape)
+    return helper.make_tensor_value_info(
+        tensor.name, helper.np_dtype_to_tensor_dtype(tensor.dtype), None if free else tensor.shape
+    )
 
 
 class SessionCache:

@@ -96,7 +96,9 @@ def _map_of(model: Model, target: Tensor, feed: Feed) -> _FeatureMap:
     return model.sessions.get(
         ("features", target.name, shapes),
         lambda: _FeatureMap(
-            model.graph.path(target, model.inputs), target, model.recording(feed, target, 1 if model.batched else None)
+            model.graph.path(target, model.inputs),
+            target,
+            model.recording(feed, target, 1 if model.batched else model.fixed_batch),
         ),
     )
 

@@ -145,12 +145,12 @@ class LayerGraph:
         """The inputs of the layer and what its subgraphs capture."""
         return [tensor for tensor in (*layer.inputs, *self.captured(layer)) if tensor is not None]
 
-    def upstream(self, outputs: Iterable[Tensor]) -> list[Layer]:
-        """The layers that ``outputs`` are computed by, in topological order."""
-        wanted = set(outputs)
+    def upstream(self, outputs: Iterable[Tensor], given: Iterable[Tensor] = ()) -> list[Layer]:
+        """The layers that ``outputs`` are computed by where the values of ``given`` are known, in topological order."""
+        wanted, known = set(outputs), set(given)
         layers = []
         for layer in reversed(self.layers):
-            if any(out in wanted for out in layer.outputs):
+            if any(out in wanted and out not in known for out in layer.outputs):
                 layers.append(layer)
                 wanted.update(self.read_by(layer))
         return layers[::-1]

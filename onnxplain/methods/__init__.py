@@ -12,7 +12,19 @@ import numpy as np
 from onnxplain.engine.run import Work
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
-from onnxplain.methods import fixations, gradients, lrp, perturbation, salient_relevance, score_cam, sise, vebi
+from onnxplain.methods import (
+    ablation_cam,
+    cam,
+    fixations,
+    fullgrad,
+    gradients,
+    lrp,
+    perturbation,
+    salient_relevance,
+    score_cam,
+    sise,
+    vebi,
+)
 from onnxplain.methods.job import GRADIENT, Job, Progress
 from onnxplain.model import Feed, Model, load
 from onnxplain.origin import Origin
@@ -35,6 +47,14 @@ METHODS: dict[str, Callable[..., Explanation]] = {
     "score-cam": score_cam.score_cam,
     "rise": perturbation.rise,
     "occlusion": perturbation.occlusion,
+    "grad-cam": cam.grad_cam,
+    "grad-cam++": cam.grad_cam_plus_plus,
+    "hires-cam": cam.hires_cam,
+    "layer-cam": cam.layer_cam,
+    "xgrad-cam": cam.xgrad_cam,
+    "ablation-cam": ablation_cam.ablation_cam,
+    "guided-grad-cam": cam.guided_grad_cam,
+    "fullgrad": fullgrad.fullgrad,
 }
 """Name to the function that carries the method out; its keyword arguments are the method's options."""
 

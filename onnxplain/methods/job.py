@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from onnxplain.engine.run import Result, Work, run_plan
+from onnxplain.engine.run import Result, Work, run_parts, run_plan
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation, Ledger
 from onnxplain.graph.layout import channel_axis
@@ -53,17 +53,24 @@ class Job:
     method: str
     progress: Progress | None = None
 
-    def plan(self, book: RuleBook | str | None = None, options: Mapping[str, Any] | None = None) -> Plan:
-        """The plan of a rule book, the job's own by default."""
+    def plan(
+        self,
+        book: RuleBook | str | None = None,
+        options: Mapping[str, Any] | None = None,
+        sources: Sequence[Tensor] = (),
+    ) -> Plan:
+        """The plan of a rule book, the job's own by default, down to the inputs or to ``sources``."""
         if not isinstance(book, RuleBook):
             book = load_rule_book(book or self.rules)
         if options:
             book = book.with_options(options)
-        key = ("plan", book, self.target.tensor, self.notes)
-        return self.model.sessions.get(key, lambda: self._plan(book))
+        key = ("plan", book, self.target.tensor, self.notes, tuple(sources))
+        return self.model.sessions.get(key, lambda: self._plan(book, sources))
 
-    def _plan(self, book: RuleBook) -> Plan:
+    def _plan(self, book: RuleBook, sources: Sequence[Tensor]) -> Plan:
         book, notes = self._bounded(book)
+        if sources:
+            return make_plan(self.model.graph, self.target.tensor, sources, book, (*self.notes, *notes))
         sources = [tensor for tensor in self.model.inputs if tensor.dtype is not None]
         reached = self.model.graph.path(self.target.tensor, sources)
         feeding = {tensor for layer in reached for tensor in layer.inputs}
@@ -96,6 +103,10 @@ class Job:
         """Carry a plan out on the job's feed, or on another one."""
         work = replace(self.work, repeats=repeats)
         return run_plan(self.model, plan, target or self.target, self.feed if feed is None else feed, work)
+
+    def parts(self, plan: Plan, **settings: Any) -> Iterator[tuple[Feed, Result]]:
+        """Carry a plan out part by part; ``settings`` replace attributes of the job's :class:`Work`."""
+        return run_parts(self.model, plan, self.target, self.feed, replace(self.work, **settings))
 
     def explanation(self, plan: Plan, result: Result) -> Explanation:
         """The explanation of one run.

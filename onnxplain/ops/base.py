@@ -71,6 +71,8 @@ class At:
         The namespace of fixation steps; see :mod:`onnxplain.engine.points`.
     ledger : bool
         Whether rules enter what they lose in ``absorbed``: one number per sample and column.
+    elementwise : bool
+        Whether they enter it in the shape of the layer's output instead.
 
     Raises
     ------
@@ -79,13 +81,20 @@ class At:
     """
 
     def __init__(
-        self, layer: Layer, values: Values, wanted: set[Tensor], ledger: bool = False, points: Any = None
+        self,
+        layer: Layer,
+        values: Values,
+        wanted: set[Tensor],
+        ledger: bool = False,
+        points: Any = None,
+        elementwise: bool = False,
     ) -> None:
         self.layer = layer
         self.values = values
         self.xp = values.xp
         self._wanted = wanted
         self.points = points
+        self._elementwise = elementwise
         self.absorbed: dict[str, Array] | None = {} if ledger else None
         op = find(layer)
         reason = op.refusal(layer, wanted) if op is not None else None
@@ -184,9 +193,9 @@ class At:
         return self._present(index) in self.values.nonnegative
 
     def absorb(self, column: str, lost: Array) -> None:
-        """Add the sum of ``lost`` over each sample to a column of the ledger."""
+        """Add ``lost``, or its sum over each sample, to a column of the ledger."""
         if self.absorbed is not None:
-            self.enter(column, self.xp.sum_samples(lost))
+            self.enter(column, lost if self._elementwise else self.xp.sum_samples(lost))
 
     def enter(self, column: str, total: Array) -> None:
         """Add one number per sample to a column of the ledger."""

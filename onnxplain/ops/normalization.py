@@ -24,8 +24,11 @@ class BatchNormalization(Op):
         return super().refusal(layer, wanted)
 
     def forward(self, at: At, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Array:
-        factor = self._factor(at)
-        return x * factor + (self._spread(at, bias) - self._spread(at, mean) * factor)
+        return x * self._factor(at) + self.bias(at)
+
+    def bias(self, at: At) -> Array:
+        """What the recorded mean and the bias add, whatever the input."""
+        return self._spread(at, at.x(2)) - self._spread(at, at.x(3)) * self._factor(at)
 
     def vjp(self, at: At, g: Array, *statistics: Array) -> Gradients:
         return (g * self._factor(at), None, None, None, None)

@@ -1,0 +1,53 @@
+"""From the size of a feature map to the size of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxplain.engine.resampling import resize_matrix
+from onnxplain.errors import UsageError
+
+_OPENCV = {"bilinear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST_EXACT}
+_ALIGNED = {"mode": b"linear", "coordinate_transformation_mode": b"align_corners"}
+
+UPSAMPLINGS = (*_OPENCV, "align-corners")
+
+
+def check_upsampling(how: str) -> None:
+    """Refuse a way that :func:`upsample` does not know."""
+    if how not in UPSAMPLINGS:
+        raise UsageError(f"upsampling must be one of {', '.join(UPSAMPLINGS)}, not {how!r}")
+
+
+def upsample(maps: NDArray[np.floating], size: Sequence[int], how: str = "bilinear") -> NDArray[np.float32]:
+    """Bring maps to a size.
+
+    Parameters
+    ----------
+    maps : numpy.ndarray
+        Samples x places along one or two axes.
+    size : sequence of int
+        Places wanted along each axis.
+    how : {"bilinear", "cubic", "nearest", "align-corners"}
+        The first three by OpenCV with half-pixel centres, the border repeated: place i of n lies at (i + 1/2) / n of
+        the width. "align-corners" is bilinear with the outermost places on the outermost pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32.
+    """
+    maps = maps.astype(np.float32)
+    if how == "align-corners":
+        for axis, length in enumerate(size, 1):
+            matrix = resize_matrix(_ALIGNED, maps.shape[axis], length, None, None)
+            maps = np.moveaxis(np.tensordot(matrix, maps, (1, axis)), 0, axis)
+        return maps
+    height, width = (*size, 1)[:2]
+    planes = maps.reshape(*maps.shape[:2], -1)
+    resized = [cv2.resize(plane, (width, height), interpolation=_OPENCV[how]) for plane in planes]
+    return np.stack(resized).reshape(len(maps), *size)
