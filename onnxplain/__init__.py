@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxplain.catalogue import available_methods, available_ops, available_rule_books, inspect
     from onnxplain.explanation import Explanation
     from onnxplain.exporting import export
+    from onnxplain.interpretation.ablate import Ablation, ablate
     from onnxplain.interpretation.interpret import interpret
     from onnxplain.interpretation.result import Interpretation
     from onnxplain.methods import explain, plan
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from onnxplain.model import Model, load
 
 _PLACES = {
+    "Ablation": "onnxplain.interpretation.ablate",
+    "ablate": "onnxplain.interpretation.ablate",
     "Evaluation": "onnxplain.metrics.results",
     "Explanation": "onnxplain.explanation",
     "Interpretation": "onnxplain.interpretation.result",
@@ -48,6 +51,7 @@ _PLACES = {
 """Where each public name lives; imported on first use, so that ``import onnxplain`` stays cheap."""
 
 __all__ = [
+    "Ablation",
     "Evaluation",
     "Explanation",
     "FailureError",
@@ -57,6 +61,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "ablate",
     "available_methods",
     "available_ops",
     "available_rule_books",

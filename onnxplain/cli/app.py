@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxplain.cli import (
+    ablate,
     compare,
     demo,
     evaluate,
@@ -86,6 +87,7 @@ for _function in (
     evaluate.evaluate,
     inspect.inspect,
     interpret.interpret,
+    ablate.ablate,
     plan.plan,
     export.export,
     localize.localize,
