@@ -155,7 +155,7 @@ def fresh(given: argparse.Namespace) -> Row:
         command = [sys.executable, "-m", "onnxplain", "explain", str(given.folder / f"{SMALL}.onnx"), str(picture)]
         command += ["--preprocess", "imagenet", "--quiet", "-o", f"{folder}/maps"]
         environment = os.environ | {"NUMBA_CACHE_DIR": f"{folder}/kernels"}
-        run = lambda: subprocess.run(command, check=True, env=environment)  # noqa: E731
+        run = lambda: subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: E731
         first, *warm = [timed(run) for _ in range(given.rounds + 1)]
     return {"import": spread(imports), "first": first, "warm": spread(warm)}
 
