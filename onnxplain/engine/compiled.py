@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxplain.engine.emitter import Emitter, Sym
+from onnxplain.engine.emitter import Emitter
 from onnxplain.engine.namespace import Array
+from onnxplain.engine.recorder import Sym
 from onnxplain.engine.recording import Recording
 from onnxplain.engine.sessions import BATCH, Runtime, Session, initializer
 from onnxplain.engine.upgrade import upgraded
