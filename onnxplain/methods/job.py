@@ -11,6 +11,7 @@ import numpy as np
 from onnxplain.engine.run import Result, Work, run_parts, run_plan
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation, Ledger
+from onnxplain.graph.layers import Tensor
 from onnxplain.graph.layout import channel_axis
 from onnxplain.inputs.contract import discover
 from onnxplain.model import Feed, Model
