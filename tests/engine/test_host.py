@@ -410,3 +410,18 @@ def test_gather_of_one_index_drops_the_axis():
     assert y.tolist() == [1, 4]
     assert XP.scatter_add(y, np.int64(1), 1, 3).tolist() == [[0, 1, 0], [0, 4, 0]]
     assert XP.gather(x, [2, 0], 1).tolist() == [[2, 0], [5, 3]]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 7), (3, 4, 6)])
+@pytest.mark.parametrize("whole_bias", [False, True])
+def test_losses_are_sums_over_each_sample(shape, whole_bias):
+    rng = np.random.default_rng(0)
+    r, s, z = (rng.standard_normal(shape) for _ in range(3))
+    z[rng.random(shape) < 0.3] = 0
+    b = rng.standard_normal(shape[1:] if whole_bias else (1, shape[1]) + (1,) * (len(shape) - 2))
+    axes = tuple(range(1, len(shape)))
+    signed, zero, bias = Host(np.float64).losses(r, s, z, b)
+    np.testing.assert_allclose(signed, (s * np.sign(z)).sum(axes), rtol=1e-12)
+    np.testing.assert_allclose(zero, np.where(z == 0, r, 0).sum(axes), rtol=1e-12)
+    np.testing.assert_allclose(bias, (s * b).sum(axes), rtol=1e-12)
+    assert Host(np.float64).losses(r, s, z, None)[2] is None
