@@ -1,11 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what libraries say behind Python's back."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +63,23 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     with atomic_folder(target.parent) as folder:
         yield folder / target.name
+
+
+@contextmanager
+def captured_stderr() -> Iterator[Callable[[], list[str]]]:
+    """What C libraries write on file descriptor 2, kept off the terminal; the yielded function gives it afterwards."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        lines: list[str] = []
+        try:
+            yield lambda: lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines.extend(file.read().decode(errors="replace").splitlines())
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:

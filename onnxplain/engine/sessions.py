@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
-import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +17,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
+from onnxplain.files import captured_stderr
 from onnxplain.graph.layers import LayerGraph, Tensor
 
 T = TypeVar("T")
@@ -131,7 +130,7 @@ def _failure(provider: str) -> str | None:
     probe = helper.make_model(
         helper.make_graph([node], "probe", [x], [y]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     )
-    with _captured_stderr() as log:
+    with captured_stderr() as log:
         try:
             session = ort.InferenceSession(probe.SerializeToString(), providers=[provider])
         except Exception as error:
@@ -140,23 +139,6 @@ def _failure(provider: str) -> str | None:
             return None
     lines = [line for line in log() if "rror" in line]
     return lines[0].split("with error: ")[-1].strip() if lines else "onnxruntime left it out without a reason"
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], list[str]]]:
-    """onnxruntime reports a missing library on file descriptor 2 only: read it there and keep it off the terminal."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        lines: list[str] = []
-        try:
-            yield lambda: lines
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            lines.extend(file.read().decode(errors="replace").splitlines())
 
 
 class Session:

@@ -7,6 +7,7 @@ knows the size before it decodes, and it refuses truncated files without a word 
 from __future__ import annotations
 
 import math
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from onnxplain.errors import FailureError, UsageError
+from onnxplain.files import captured_stderr
 from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.items import Colour, Resize
 
@@ -30,6 +32,8 @@ _BILINEAR = Image.Resampling.BILINEAR
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that lie on their side."""
 _filters = threading.Lock()
+_LIBTIFF = re.compile(r"[\w.]+: ")
+"""How the lines begin that libtiff writes on stderr; a progress bar's do not."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,12 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     if not path.is_file():
         raise UsageError(f"{path} is not a file")
     try:
-        with path.open("rb") as stream, _quiet():
-            return _decode(stream, path, max_pixels)
+        with path.open("rb") as stream, _quiet(), captured_stderr() as said:
+            picture = _decode(stream, path, max_pixels)
+        errors = [line.strip() for line in said() if _LIBTIFF.match(line)]
+        if errors:  # it goes on behind a bad code word
+            raise ValueError(errors[0].rstrip("."))
+        return picture
     except FailureError:
         raise
     except UnidentifiedImageError as error:

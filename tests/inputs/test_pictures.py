@@ -234,6 +234,21 @@ def test_gigantic_pictures_are_refused_at_once(tmp_path: Path, data: bytes) -> N
     assert time.process_time() - start < 0.9
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "group4"])
+def test_damaged_tiffs_leave_nothing_on_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], compression: str
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (40, 40)).astype(bool)
+    path = tmp_path / "p.tif"
+    Image.fromarray(noise).save(path, compression=compression)
+    data = bytearray(path.read_bytes())
+    data[20 : len(data) // 2] = bytes((place * 37 + 11) % 256 for place in range(20, len(data) // 2))
+    path.write_bytes(data)
+    with pytest.raises(FailureError, match="damaged"):
+        read_picture(path)
+    assert capfd.readouterr().err == ""
+
+
 def test_the_limit_can_be_set(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "p.png")
     assert read_picture(tmp_path / "p.png", max_pixels=200).size == (10, 20)
