@@ -1,4 +1,4 @@
-"""CNN-Fixations: worked by hand, against the slow unravelling, and what must hold for every net."""
+"""CNN-Fixations: real models, what must hold for every net, mistakes, and adversarial twins."""
 
 import sys
 from pathlib import Path
