@@ -81,8 +81,8 @@ def named_stages(model: Model, target: Tensor, feed: Feed, names: Sequence[str])
         raise UsageError("layers names no tensor; leave it out to have them found")
     chosen = {}
     for name in names:
-        tensor = model.tensor(name)
-        if tensor not in features.axes or not features.has_places(tensor):
+        tensor = model.graph.tensors.get(name)
+        if tensor is None or tensor not in features.axes or not features.has_places(tensor):
             raise UsageError(
                 f"tensor {name!r} holds no feature maps on the way to {target.name!r}; "
                 f"found there are {', '.join(stage.tensor.name for stage in features.stages)}"

@@ -225,7 +225,7 @@ def test_upsampling() -> None:
         ({"upsampling": "lanczos"}, "upsampling must be one of bilinear"),
         ({"relu": 1}, "relu must be true or false"),
         ({"layer": 3}, "layer must be the name of one tensor"),
-        ({"layer": "nowhere"}, "has no tensor 'nowhere'"),
+        ({"layer": "nowhere"}, "'nowhere' holds no feature maps on the way to 'y'; found there are a"),
         ({"layer": "p"}, "found there are a"),
         ({"at": ["a"]}, "grad-cam explains at the input only"),
     ],
