@@ -262,7 +262,7 @@ def test_early_stop_does_not_depend_on_batches() -> None:
         ({"fusion": "soggy"}, "hard or soft"),
         ({"temperature": 0}, "temperature must be"),
         ({"layers": "flat"}, "no feature maps"),
-        ({"layers": "nowhere"}, "no tensor 'nowhere'"),
+        ({"layers": "nowhere"}, "'nowhere' holds no feature maps"),
         ({"score": "odds"}, "probability or logit"),
         ({"nu": 1}, "no option 'nu'"),
     ],
