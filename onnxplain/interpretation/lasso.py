@@ -21,7 +21,8 @@ CHUNK = 512
 """Samples that are read at once."""
 _WORKING = 256
 """Filters that a class begins with, and that join it at most at once."""
-_SLACK = 1e-9
+_SLACK = 1e-8
+"""How far a slope may lie above the multiplier, as a share of the largest moment."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _fill(gram: np.ndarray, x: np.ndarray, rows: np.ndarray, kept: np.ndarray) -
 def bounded_nnls(gram: np.ndarray, moment: np.ndarray, mu: float) -> tuple[np.ndarray, bool]:
     """The weights of one class and whether the bound is active.
 
-    Solved exactly on a working set of filters, which those join that violate the optimality conditions over all.
+    Solved exactly on a working set: the filters in use, and those that violate the optimality conditions over all.
+    Each round lowers the residual, until none violates them or rounding leaves nothing to gain.
 
     Parameters
     ----------
@@ -126,18 +128,21 @@ def bounded_nnls(gram: np.ndarray, moment: np.ndarray, mu: float) -> tuple[np.nd
     weights = np.zeros(len(moment))
     order = np.argsort(-moment, kind="stable")
     working = np.sort(order[:_WORKING][moment[order[:_WORKING]] > 0])
-    slack = _SLACK * max(moment.max(initial=0), 1e-300)
+    slack, bounded, lowest = _SLACK * moment.max(initial=0), False, np.inf
     while working.size:
         found, multiplier, bounded = _solve(np.asarray(gram[np.ix_(working, working)]), moment[working], mu)
-        support = working[found > 0]
-        slope = moment - found[found > 0] @ np.asarray(gram[support])
+        support, found = working[found > 0], found[found > 0]
+        slope = moment - found @ np.asarray(gram[support])
+        value = -found @ (moment[support] + slope[support])
+        weights = np.zeros(len(moment))
+        weights[support] = found
         slope[working] = -np.inf
         new = np.flatnonzero(slope > multiplier + slack)
-        if not new.size:
-            weights[working] = found
-            return weights, bounded
-        working = np.union1d(working, new[np.argsort(-slope[new], kind="stable")[:_WORKING]])
-    return weights, False
+        if not new.size or value > lowest - 1e-12 * abs(lowest):
+            break
+        lowest = value
+        working = np.union1d(support, new[np.argsort(-slope[new], kind="stable")[:_WORKING]])
+    return weights, bounded
 
 
 def _solve(gram: np.ndarray, moment: np.ndarray, mu: float) -> tuple[np.ndarray, float, bool]:

@@ -87,7 +87,23 @@ def test_optimal_on_correlated_filters_whatever_the_sizes_of_block_and_working_s
             assert slope.max() < multiplier + 1e-6
             assert multiplier > 1e-3 if found.bounded else abs(multiplier) < 1e-6
             np.testing.assert_array_equal(part.index, found.index)
-            np.testing.assert_allclose(part.weight, found.weight, rtol=1e-5)
+            np.testing.assert_allclose(part.weight, found.weight, rtol=1e-4)
+
+
+def test_fewer_samples_than_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    x = np.abs(rng.standard_normal((40, 500))).astype(np.float32)
+    x /= x.sum(axis=1, keepdims=True)
+    classes = np.arange(40) % 4
+    monkeypatch.setattr(lasso, "_WORKING", 30)
+    for mu in (10.0, np.inf):
+        for index, found in enumerate(solved(x, classes, mu, tmp_path)):
+            w = np.zeros(500)
+            w[found.index] = found.weight
+            moment = x.T.astype(float) @ (classes == index)
+            slope = moment - x.T.astype(float) @ (x.astype(float) @ w)
+            assert slope.max() - slope[found.index].min() < 1e-5 * moment.max()
+            assert len(found.index) <= 40
 
 
 def test_the_first_of_equal_filters_counts_and_silent_ones_never(tmp_path: Path) -> None:
