@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from onnxplain.engine.namespace import Array
+from onnxplain.graph.layers import Layer, Tensor
 from onnxplain.ops.base import At, Gradients, Op, register
 
 _RANGES = {
@@ -47,6 +49,12 @@ class QuantizeLinear(_Scaled):
         low, high = self._range(at)
         rounded = at.xp.round(x / self.scale(at)) + self.zero_point(at)
         return at.xp.minimum(at.xp.maximum(rounded, low), high)
+
+    def refusal(self, layer: Layer, wanted: Set[Tensor]) -> str | None:
+        out = layer.outputs[0]
+        if out is not None and str(out.dtype) not in _RANGES:
+            return f"it quantizes to {out.dtype}; there are {', '.join(_RANGES)}"
+        return super().refusal(layer, wanted)
 
     def vjp(self, at: At, g: Array) -> Gradients:
         low, high = self._range(at)

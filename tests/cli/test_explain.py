@@ -227,9 +227,10 @@ def test_results_of_an_earlier_run_are_replaced(classifier, pictures):
 
 
 SLOW_WRITING = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from onnxplain.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 plain = np.savez_compressed
 def slow(path, **arrays):
     plain(path, **arrays)

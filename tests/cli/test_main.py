@@ -176,8 +176,9 @@ def test_startup_time(words):
 
 
 INTERRUPTIBLE = """
-import sys, time, onnxplain
+import signal, sys, time, onnxplain
 from onnxplain.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 def methods():
     print("started", file=sys.stderr, flush=True)
     for _ in range(600):  # a signal just before a sleep ends the next one
