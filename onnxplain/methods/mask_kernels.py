@@ -64,11 +64,20 @@ def _blend_planes(start: int, stop: int, masks: Floats, x: Floats, fill: Floats,
 
 
 def _blend_pixels(start: int, stop: int, masks: Floats, x: Floats, fill: Floats, out: Floats) -> None:
-    """The same with the channels along the last axis."""
+    """The same with the channels along the last axis; three of them, written out, become vector instructions."""
     for b in range(start, stop):
-        for p in range(len(x)):
-            for c in range(x.shape[1]):
-                out[b, p, c] = fill[c] + masks[b, p] * (x[p, c] - fill[c])
+        mask, source, target = masks[b], x.reshape(-1), out[b].reshape(-1)
+        if x.shape[1] == 3:
+            red, green, blue = fill
+            for p in range(len(x)):
+                q = np.uintp(3 * p)
+                target[q] = red + mask[p] * (source[q] - red)
+                target[q + np.uintp(1)] = green + mask[p] * (source[q + np.uintp(1)] - green)
+                target[q + np.uintp(2)] = blue + mask[p] * (source[q + np.uintp(2)] - blue)
+        else:
+            for p in range(len(x)):
+                for c in range(x.shape[1]):
+                    out[b, p, c] = fill[c] + mask[p] * (x[p, c] - fill[c])
 
 
 def _accumulate(start: int, stop: int, masks: Floats, weights: Doubles, total: Doubles) -> None:

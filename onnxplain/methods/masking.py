@@ -76,6 +76,7 @@ class Asked:
     picture: Tensor
     axis: int
     fill: Floats
+    _held: tuple[Floats, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -104,8 +105,8 @@ class Asked:
         x = np.ascontiguousarray(self.feed[self.picture.name][0], np.float32)
         blend = kernels.blend_pixels if self.axis == 3 else kernels.blend_planes
         pixels = x.reshape(-1, x.shape[2]) if self.axis == 3 else x.reshape(len(x), -1)
-        masks, areas = np.empty((block, *self.size), np.float32), np.empty(block)
-        copies = np.empty((block, *x.shape), np.float32)
+        masks, copies = self._buffers(block, x.shape)
+        areas = np.empty(block)
         for start in range(0, count, block):
             n = min(block, count - start)
             draw(start, masks[:n], areas[:n])
@@ -114,6 +115,12 @@ class Asked:
             scores = np.concatenate([self._of(copies[i : min(i + batch, n)]) for i in range(0, n, batch)])
             yield laid, areas[:n], scores
             advance(n)
+
+    def _buffers(self, block: int, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
+        """Room for masks and pictures, kept from layer to layer: fresh memory would cost more than the masks."""
+        if not self._held or len(self._held[0]) < block:
+            self._held = np.empty((block, *self.size), np.float32), np.empty((block, *shape), np.float32)
+        return self._held[0][:block], self._held[1][:block]
 
     def _of(self, copies: np.ndarray) -> Doubles:
         others = {name: np.repeat(value, len(copies), axis=0) for name, value in self.feed.items()}

@@ -21,6 +21,7 @@ from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
 from onnxplain.methods.job import GRADIENT, Job
 from onnxplain.methods.masking import (
+    Advance,
     Asked,
     Counter,
     Doubles,
@@ -187,7 +188,7 @@ def above_otsu(gradients: Doubles) -> np.ndarray:
     return above if above.any() else positive
 
 
-def visualization(one: Asked, planes: Floats, picks: np.ndarray, advance: Counter, tolerance: float) -> Doubles:
+def visualization(one: Asked, planes: Floats, picks: np.ndarray, advance: Advance, tolerance: float) -> Doubles:
     """The visualization map of a layer: masks weighted by score and divided by their area, min-max scaled."""
     upsampled = Upsampled(planes, one.size)
 
