@@ -194,6 +194,8 @@ def job_for(
             return job, job.plan(method)
         case "vebi":
             return job, job.plan(vebi.RULES)
+        case "rise" | "occlusion" | "score-cam":
+            raise UsageError(f"method {method!r} only runs the model and takes no backward step, so it has no plan")
         case _:
             return job, job.plan(GRADIENT)
 

@@ -76,3 +76,25 @@ def test_what_is_asked_wrongly() -> None:
         scores(None, kind="odds")
     with pytest.raises(UsageError, match="at least 1"):
         scores(None, size=0)
+
+
+@pytest.mark.parametrize("last", list(EXPECTED))
+def test_the_gradient_is_the_slope_of_the_score(last: str | None) -> None:
+    found, w = scores(last), np.array([0.0, 1.0, 0.0, -0.5, 0.0])
+    z = LOGITS[1:3]
+
+    def score(z: np.ndarray) -> np.ndarray:
+        if last == "Sigmoid":
+            return 1 / (1 + np.exp(-z)) @ w
+        return np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) @ w
+
+    slopes = [(score(z + step) - score(z - step)) / 2e-6 for step in 1e-6 * np.eye(5)]
+    assert found.logits.name == "z"
+    np.testing.assert_allclose(found.gradient(z, w), np.transpose(slopes), atol=1e-8)
+
+
+def test_a_certain_class_keeps_its_gradient() -> None:
+    z = np.array([[40.0, 0.0, 0.0, 0.0, 0.0]])
+    gradient = scores("Softmax").gradient(z, np.eye(5)[1])
+    np.testing.assert_allclose(gradient[0, :2], [-np.exp(-40.0), np.exp(-40.0)], rtol=1e-6)
+    np.testing.assert_allclose(scores("Sigmoid").gradient(z, np.eye(5)[0])[0, 0], np.exp(-40.0), rtol=1e-6)

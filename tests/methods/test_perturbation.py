@@ -152,3 +152,8 @@ def test_a_table_is_no_picture() -> None:
     data = nets.model([nets.node("Gemm", ["x", "w"], "y")], {"x": ["N", 5]}, constants={"w": W2})
     with pytest.raises(UnsupportedError, match="one picture"):
         explain(data, np.zeros((1, 5), np.float32))
+
+
+def test_what_only_runs_the_model_has_no_plan() -> None:
+    with pytest.raises(UsageError, match="has no plan"):
+        onnxplain.plan(onnxplain.load(net(), threads=1), "rise")
