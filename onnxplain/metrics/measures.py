@@ -88,6 +88,11 @@ def _curve(measure: Callable[..., float], baseline: faithfulness.Baseline, case:
     return measure(case.score, case.x, case.values, baseline=baseline, steps=case.steps, axis=case.axis, seed=case.seed)
 
 
+def _dropped(case: Case) -> float:
+    """NaN where the class has no probability at all to lose."""
+    return faithfulness.drop(*case.kept) if case.kept[0] else float("nan")
+
+
 def _flipped(case: Case) -> float:
     return faithfulness.pixel_flipping(case.score, case.x, case.values, axis=case.axis, seed=case.seed)
 
@@ -101,7 +106,7 @@ _ALL = (
     Measure("miou", "IoU of the top 20 %", "truth", "higher", partial(_located, maps.top_iou), True),
     Measure("bbox", "bounding-box score", "truth", "higher", partial(_located, maps.box_score), True),
     Measure("pointing", "pointing game", "truth", "higher", partial(_located, maps.pointing_game), True),
-    Measure("drop", "drop of the score, top 15 % kept", "score", "lower", lambda c: faithfulness.drop(*c.kept), True),
+    Measure("drop", "drop of the score, top 15 % kept", "score", "lower", _dropped, True),
     Measure(
         "increase", "increase of the score, top 15 % kept", "score", "higher",
         lambda c: faithfulness.increase(*c.kept), True,

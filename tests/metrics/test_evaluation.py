@@ -176,6 +176,19 @@ def test_arrays_with_channels_last(place: Path, tmp_path: Path) -> None:
             np.testing.assert_allclose(measured.values, values, rtol=1e-4, err_msg=name)
 
 
+def test_a_class_without_probability_has_nothing_to_lose(place: Path) -> None:
+    from onnxplain.metrics.measures import MEASURES, Case
+
+    def case(score: float) -> Case:
+        x = np.ones((3, 4, 4))
+        return Case(x[0], x, 0, lambda inputs: np.full(len(list(inputs)), score), lambda x: x[0], lambda: 0.0)
+
+    assert np.isnan(MEASURES["drop"].of(case(0.0)))
+    assert MEASURES["drop"].of(case(0.5)) == 0
+    with pytest.raises(UsageError, match="take a probability"):
+        MEASURES["drop"].of(case(-1.0))
+
+
 def test_pairs(place: Path) -> None:
     found = judged(place, "gradient", boxes=place / "boxes.csv", target="green", metrics=["ebpg"])
     a, b = (found[name].measured["ebpg"].values[[1, 4]] for name in ("edges", "random"))
