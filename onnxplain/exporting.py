@@ -56,7 +56,7 @@ def export(
         raise UsageError(f"method {method!r} is no single backward walk; export knows {', '.join(EXPORTABLE)}")
     feed = _random_feed(model)
     job, plan = job_for(model, feed, method, rules, output, keep_softmax, options)
-    compiled, _ = compiled_graph(model, plan, Work(), job.target, feed)
+    compiled = compiled_graph(model, plan, Work(), job.target, feed)
     size = sum(value.nbytes for value in compiled.weights.values())
     if size > MAX_PROTOBUF_BYTES:
         raise FailureError(f"the exported graph would hold {size / 2**30:.1f} GiB, more than one protobuf file can")

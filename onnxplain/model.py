@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxplain.engine.recording import Recording, record, recording_session
+from onnxplain.engine.recording import Recording, record
 from onnxplain.engine.sessions import Runtime, Session, SessionCache, graph_model, resolve_providers
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.graph.canonize import Change, canonize
@@ -277,12 +277,9 @@ class Model:
         if batch is not None:
             feed = {name: np.repeat(value[:1], batch, axis=0) for name, value in feed.items()}
         shapes = tuple((name, value.shape) for name, value in sorted(feed.items()))
-        session = self.sessions.get(
-            ("shapes", target.name), lambda: recording_session(self.graph, target, self.runtime, self.label)
-        )
         return self.sessions.get(
-            ("recording", target.name, shapes), lambda: record(session, self.graph, target, feed)
-        )  # fmt: skip
+            ("recording", target.name, shapes), lambda: record(self.graph, target, self.runtime, self.label, feed)
+        )
 
 
 def _digest(graph: LayerGraph) -> str:

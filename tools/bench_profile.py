@@ -27,7 +27,7 @@ def profile(model: onnxplain.Model, x: np.ndarray, method: str, rounds: int) -> 
     """Milliseconds of a run by kind of node: of the compiled graph, and of the plain forward pass."""
     feed = {model.inputs[0].name: x}
     job, plan = job_for(model, feed, method, None, None, False, {})
-    graph, _ = compiled_graph(model, plan, Work(), job.target, feed)
+    graph = compiled_graph(model, plan, Work(), job.target, feed)
     seed = np.zeros(model.recording(feed, plan.target).shape(plan.target), np.float32)
     target = {TARGET: seed, PREDICTED: np.array(1, np.float32)}
     with tempfile.TemporaryDirectory() as folder:

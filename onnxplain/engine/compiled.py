@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,16 +37,25 @@ class CompiledGraph:
     Attributes
     ----------
     model : onnx.ModelProto
-        Weights declared as external; see :meth:`embedded`.
+        Weights declared as external.
     weights : dict of str to numpy.ndarray
     relevance : mapping of Tensor to str
         The output that holds the relevance of each explained tensor.
+    ledger : mapping of str to mapping of str to str
+        Per layer, the output that holds each column.
+    target_shape : tuple of int
+        Of the explained tensor, -1 for the axis of the samples.
     """
 
     model: onnx.ModelProto
     weights: Mapping[str, np.ndarray]
     relevance: Mapping[Tensor, str]
     ledger: Mapping[str, Mapping[str, str]]
+    target_shape: tuple[int, ...]
+
+    def without_weights(self) -> CompiledGraph:
+        """The names alone."""
+        return replace(self, model=onnx.ModelProto(), weights={})
 
     def session(self, runtime: Runtime, label: str, batch: int | None = None) -> Session:
         """A session of the graph; a known batch size lets the runtime keep its blocked layouts."""
@@ -182,7 +191,7 @@ def compile_plan(
     )
     imports = [helper.make_opsetid(domain, opset if domain == "" else v) for domain, v in graph.opsets.items()]
     model = helper.make_model(proto, opset_imports=imports, ir_version=10)
-    return CompiledGraph(model, external, relevance, columns)
+    return CompiledGraph(model, external, relevance, columns, values.shape(plan.target))
 
 
 def _sums(emitter: Emitter, values: Sequence[Sym]) -> Sym:

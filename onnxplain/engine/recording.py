@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import helper
 
-from onnxplain.engine.sessions import Runtime, Session, graph_model
+from onnxplain.engine.sessions import Runtime, Session, give_memory_back, graph_model
 from onnxplain.graph.layers import LayerGraph, Tensor
 
 _SHAPE = "__onnxplain_shape"
@@ -41,19 +41,16 @@ class Recording:
         return self.values[tensor] if tensor.value is None else tensor.value
 
 
-def recording_session(graph: LayerGraph, target: Tensor, runtime: Runtime, label: str) -> Session:
-    """A session that computes everything up to ``target`` and returns shapes and static values only."""
+def record(
+    graph: LayerGraph, target: Tensor, runtime: Runtime, label: str, feed: Mapping[str, np.ndarray]
+) -> Recording:
+    """Compute everything up to ``target`` once, in a session of its own that keeps shapes and static values only."""
     flowing, static = _observed(graph, target)
     taps = [helper.make_node("Shape", [tensor.name], [tensor.name + _SHAPE]) for tensor in flowing]
     model, weights = graph_model(graph, static, taps, [tensor.name + _SHAPE for tensor in flowing])
-    return Session(model, runtime, weights, optimization="basic", label=label, lean=True)
-
-
-def record(session: Session, graph: LayerGraph, target: Tensor, feed: Mapping[str, np.ndarray]) -> Recording:
-    """Run a recording session on one feed."""
-    flowing, static = _observed(graph, target)
-    found = session.run({name: value for name, value in feed.items()})
+    found = Session(model, runtime, weights, optimization="basic", label=label, lean=True).run(feed)
     shapes = {tensor: tuple(int(size) for size in found[tensor.name + _SHAPE]) for tensor in flowing}
+    give_memory_back()
     return Recording(shapes, {tensor: found[tensor.name] for tensor in static})
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from onnxplain.engine.recording import Recording
+from onnxplain.engine.sessions import Session, give_memory_back
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
 from onnxplain.graph.layers import Tensor
 from onnxplain.model import Feed, Model
 from onnxplain.ops.signs import nonnegative_tensors
 from onnxplain.relevance.plan import Plan
 from onnxplain.targets import Chosen, Target
+
+if TYPE_CHECKING:
+    from onnxplain.engine.compiled import CompiledGraph
 
 ENGINES = ("auto", "host", "compiled")
 MEMORY_BUDGET = 2**29
@@ -100,8 +104,8 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
     if work.batch_size is not None and work.batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {work.batch_size}")
     count = _samples(model, feed)
-    engine, notes = _choose(model, plan, work, count, target, feed)
     size = _chunk_size(model, plan, work, feed, count)
+    engine, notes = _choose(model, plan, work, count, target, feed, size)
     run = _run_compiled if engine == "compiled" else _run_host
     for start in range(0, count, size):
         chunk = {name: value[start : start + size] for name, value in feed.items()} if count > size else dict(feed)
@@ -116,7 +120,7 @@ def _samples(model: Model, feed: Feed) -> int:
 
 
 def _choose(
-    model: Model, plan: Plan, work: Work, count: int, target: Target, feed: Feed
+    model: Model, plan: Plan, work: Work, count: int, target: Target, feed: Feed, size: int
 ) -> tuple[str, tuple[str, ...]]:
     """The engine and, where it was chosen automatically, why."""
     if work.engine != "auto":
@@ -125,7 +129,7 @@ def _choose(
         return "host", ("engine host: float64",)
     if model.runtime.on_gpu or count * work.repeats >= COMPILE_FROM:
         try:
-            compiled_graph(model, plan, work, target, feed)
+            _compiled(model, plan, work, target, feed, _session_batch(model, work, min(count, size), size))
         except UnsupportedError as error:
             return "host", (f"engine host: {error}",)
         return "compiled", (
@@ -188,25 +192,55 @@ def _seed(plan: Plan, target: Target, y: np.ndarray, weights: np.ndarray) -> np.
     return np.asarray(weights * (y if plan.seed is None else plan.seed), y.dtype)
 
 
-def compiled_graph(model: Model, plan: Plan, work: Work, target: Target, feed: Feed) -> tuple[Any, Any]:
-    """The compiled graph for samples of this shape and its key."""
+def compiled_graph(model: Model, plan: Plan, work: Work, target: Target, feed: Feed) -> CompiledGraph:
+    """The compiled graph for samples of this shape."""
     from onnxplain.engine.compiled import compile_plan
 
-    plan = replace(plan, seed=1.0) if target.direct else plan
-    outputs = tuple(dict.fromkeys([target.output, plan.target, *work.taps]))
-    shapes = tuple(sorted((name, value.shape[1 if model.batched else 0 :]) for name, value in feed.items()))
-    key = ("compiled", plan.key, outputs, work.keep, work.ledger, work.elementwise, shapes)
-    build = lambda: compile_plan(  # noqa: E731
+    return compile_plan(
         model.graph,
-        plan,
+        replace(plan, seed=1.0) if target.direct else plan,
         _recordings(model, plan, feed),
-        outputs,
+        tuple(dict.fromkeys([target.output, plan.target, *work.taps])),
         work.keep,
         work.ledger,
         not model.runtime.on_gpu,
         work.elementwise,
     )
-    return model.sessions.get(key, build), key
+
+
+def _session_batch(model: Model, work: Work, count: int, size: int) -> int | None:
+    """The batch size that a session is built for; None where the file fixes it.
+
+    Inner tensors need not hold the samples along axis 0, so what was padded could not be cut off them.
+    """
+    if not model.batched:
+        return None
+    return count if work.ledger or work.keep or work.taps else size
+
+
+class _Compiled(NamedTuple):
+    """A session, its graph less the weights, which the session holds, and what both were made for."""
+
+    session: Session
+    graph: CompiledGraph
+    key: tuple[Any, ...]
+
+
+def _compiled(model: Model, plan: Plan, work: Work, target: Target, feed: Feed, batch: int | None) -> _Compiled:
+    """The session for samples of this shape in batches of this size."""
+    shapes = tuple(sorted((name, value.shape[1 if model.batched else 0 :]) for name, value in feed.items()))
+    key = (
+        *("compiled", plan.key, target.direct, target.output, plan.target),
+        *(work.taps, work.keep, work.ledger, work.elementwise, shapes, batch),
+    )
+
+    def build() -> _Compiled:
+        graph = compiled_graph(model, plan, work, target, feed)
+        session, graph = graph.session(model.runtime, model.label, batch), graph.without_weights()
+        give_memory_back()
+        return _Compiled(session, graph, key)
+
+    return model.sessions.get(key, build)
 
 
 def _recordings(model: Model, plan: Plan, feed: Feed) -> tuple[Recording, Recording]:
@@ -220,15 +254,11 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
     from onnxplain.engine.compiled import PREDICTED, TARGET
 
     started = time.perf_counter()
-    graph, key = compiled_graph(model, plan, work, target, feed)
     count = _samples(model, feed) if model.batched else 1
-    # Inner tensors need not hold the samples along axis 0, so what was padded could not be cut off them.
-    batch = (count if work.ledger or work.keep or work.taps else size) if model.batched else None
-    session = model.sessions.get(
-        (*key, "session", batch), lambda: graph.session(model.runtime, model.label, batch)
-    )  # fmt: skip
+    batch = _session_batch(model, work, count, size)
+    session, graph, key = _compiled(model, plan, work, target, feed, batch)
     built = time.perf_counter()
-    shape = model.recording(feed, plan.target).shape(plan.target)
+    shape = tuple(count if dim == -1 else dim for dim in graph.target_shape)
     y = model.trace([plan.target], feed)[plan.target.name] if target.needs_value else np.zeros(shape, np.float32)
     weights = np.zeros(shape, np.float32) if target.predicted else target.weights(y)
     inputs = {**feed, TARGET: weights.astype(np.float32), PREDICTED: np.array(float(target.predicted), np.float32)}
@@ -243,9 +273,9 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
         raise FailureError(
             f"the rules of {plan.book!r} gave NaN or Inf; engine='host' names the layer, a larger epsilon may settle it"
         )
-    if (*key, "checked") not in model.checked:
+    if key not in model.checked:
         model.verify({target.output.name: found[target.output.name]}, feed)
-        model.checked.add((*key, "checked"))
+        model.checked.add(key)
     y = found[plan.target.name].astype(np.float32)
     if target.predicted:
         weights = target.weights(y)

@@ -216,6 +216,13 @@ class Session:
         return list(binding.copy_outputs_to_cpu())
 
 
+def give_memory_back() -> None:
+    """Let the C library return to the system what sessions have freed; glibc keeps it otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
 
