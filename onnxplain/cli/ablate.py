@@ -81,8 +81,12 @@ def _lines(found: Ablation, folder: str) -> Iterator[RenderableType]:
     from onnxplain.interpretation.ablate import curve
 
     yield f"{len(found.classes)} classes, {int(found.samples.sum())} samples -> {folder}/ablation.png"
-    rows = [(step, f"{a:.1%}", f"{b:.1%}", f"{c:.1%}") for step, a, b, c in curve(found)]
-    yield table(["removed", "relevant", "random", "deviation over draws"], rows)
+    relevant, others = found.relevant_score.mean(axis=0), found.random_score.mean(axis=(0, 1))
+    rows = [
+        (step, f"{a:.1%}", f"{b:.1%}", f"{c:.1%}", f"{relevant[step]:.4g}", f"{others[step]:.4g}")
+        for step, a, b, c in curve(found)
+    ]
+    yield table(["removed", "relevant", "random", "deviation over draws", "mean score", "random"], rows)
     yield ""
     random = found.random.mean(axis=0)
     each = [

@@ -40,6 +40,8 @@ class Ablation:
         classes x removals, from 0 on: the share of the class's samples that the model still gives to it.
     random : numpy.ndarray
         draws x classes x removals.
+    relevant_score, random_score : numpy.ndarray
+        The same for the mean score of the class, which falls where the accuracy does not yet.
     skipped : tuple of (str, str)
     settings : dict
     """
@@ -50,6 +52,8 @@ class Ablation:
     filters: np.ndarray
     relevant: np.ndarray
     random: np.ndarray
+    relevant_score: np.ndarray
+    random_score: np.ndarray
     skipped: tuple[tuple[str, str], ...]
     settings: dict[str, Any]
 
@@ -65,6 +69,8 @@ class Ablation:
                     "filters": int(self.filters[place]),
                     "relevant": self.relevant[place].tolist(),
                     "random": self.random[:, place].tolist(),
+                    "relevant_score": self.relevant_score[place].tolist(),
+                    "random_score": self.random_score[:, place].tolist(),
                 }
                 for place, (index, name) in enumerate(zip(self.classes, self.names, strict=True))
             ],
@@ -72,6 +78,8 @@ class Ablation:
                 "relevant": self.relevant.mean(axis=0).tolist(),
                 "random": self.random.mean(axis=(0, 1)).tolist(),
                 "random_deviation": self.random.mean(axis=1).std(axis=0).tolist(),
+                "relevant_score": self.relevant_score.mean(axis=0).tolist(),
+                "random_score": self.random_score.mean(axis=(0, 1)).tolist(),
             },
             "skipped": [{"sample": identity, "error": reason} for identity, reason in self.skipped],
         }
@@ -172,6 +180,7 @@ class _Experiment:
         self.ablated = Ablated(model, model.tensor(known.target), used)
         self.counts = np.zeros(len(known.classes), np.int64)
         self.right = np.zeros((1 + draws, len(known.classes), self.steps + 1), np.int64)
+        self.score = np.zeros(self.right.shape)
         self.skipped: list[tuple[str, str]] = []
 
     def add(self, group: Sequence[tuple[int, Sample | Skipped]], given: np.ndarray | None) -> None:
@@ -188,29 +197,35 @@ class _Experiment:
                 self.add([one], given)
             return
         feed = {name: np.concatenate([item.feed[name] for _, item in usable]) for name in usable[0][1].feed}
-        predicted = self._predicted(feed, None, len(usable))
+        scores = self._scores(feed, None, len(usable))
+        predicted = scores.argmax(axis=1)
         classes = predicted if given is None else given[[row for row, _ in usable]]
         chosen = [place for place, index in enumerate(classes) if self._takes(int(index))]
         if not chosen:
             return
         feed = {name: value[chosen] for name, value in feed.items()} if len(usable) > 1 else feed
         classes = classes[chosen]
-        for right in self.right:
-            np.add.at(right[:, 0], classes, predicted[chosen] == classes)
+        for which in range(len(self.right)):
+            self._count(which, 0, classes, scores[chosen])
         for which, orders in enumerate([self.orders, *self.random]):
             for step in range(1, self.steps + 1):
-                now = self._predicted(feed, [orders[int(index)][:step] for index in classes], len(classes))
-                np.add.at(self.right[which, :, step], classes, now == classes)
+                removed = [orders[int(index)][:step] for index in classes]
+                self._count(which, step, classes, self._scores(feed, removed, len(classes)))
+
+    def _count(self, which: int, step: int, classes: np.ndarray, scores: np.ndarray) -> None:
+        np.add.at(self.right[which, :, step], classes, scores.argmax(axis=1) == classes)
+        np.add.at(self.score[which, :, step], classes, scores[np.arange(len(classes)), classes])
 
     def finished(self, names: Sequence[str | None], settings: dict[str, Any]) -> Ablation:
         """Shares of what was counted."""
         chosen = np.flatnonzero(self.counts)
         if not chosen.size:
             raise FailureError(f"no class with relevant filters has a sample in {settings['dataset']}")
-        share = self.right[:, chosen] / self.counts[chosen][:, np.newaxis]
+        share, score = (each[:, chosen] / self.counts[chosen][:, np.newaxis] for each in (self.right, self.score))
         return Ablation(
             tuple(chosen.tolist()), tuple(names[int(index)] for index in chosen), self.counts[chosen],
             np.array([len(self.orders[int(index)]) for index in chosen]), share[0], share[1:],
+            score[0], score[1:],
             tuple(self.skipped), settings,
         )  # fmt: skip
 
@@ -221,8 +236,8 @@ class _Experiment:
         self.counts[index] += 1
         return True
 
-    def _predicted(self, feed: dict[str, np.ndarray], removed: Sequence[np.ndarray] | None, count: int) -> np.ndarray:
-        """The class of every sample, each without its own filters."""
+    def _scores(self, feed: dict[str, np.ndarray], removed: Sequence[np.ndarray] | None, count: int) -> np.ndarray:
+        """Samples x classes, each sample without its own filters."""
         kept = None
         if removed is not None:
             kept = {each.tensor: np.ones((count, each.count)) for each in self.ablated.filters}
@@ -230,7 +245,7 @@ class _Experiment:
                 for place in places[places >= 0]:
                     tensor, channel = self.known.named(int(place))
                     kept[tensor][sample, channel] = 0
-        return np.asarray(self.ablated.run(feed, kept).reshape(count, -1).argmax(axis=1))
+        return self.ablated.run(feed, kept).reshape(count, -1)
 
     def _draw(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """For each relevant filter another one of its tensor, none twice; -1 where a tensor has too few."""

@@ -70,6 +70,8 @@ def test_without_its_filters_a_class_is_lost_and_without_others_it_stays(data: P
     assert (result.relevant[:, 0] == 1).all()
     assert (result.relevant[:, 1:] == 0).all()
     assert (result.random[:, :, -1] == 1).all()
+    assert (result.relevant_score[:, 1] == 0).all()
+    np.testing.assert_allclose(result.random_score[0, :, 1], result.relevant_score[:, 0], rtol=1e-6)
     again = onnxplain.ablate(model, data, found, draws=2)
     np.testing.assert_array_equal(again.random, result.random)
     few = onnxplain.ablate(model, data, found, draws=1, samples=2)
