@@ -146,15 +146,17 @@ class _Drawing:
         self.crop_samples = np.full((count, CROPS), -1, np.int64)
         self.field = np.zeros((count, 2), np.int64)
         located = [found.located(int(place)) for place in found.relevant]
+        self.tensors = [model.tensor(name) for name in dict.fromkeys(filters.tensor for filters, _ in located)]
         self.units = [(model.tensor(filters.tensor), filters.axis, channel) for filters, channel in located]
 
     def add(self, row: int, feed: Mapping[str, np.ndarray], wanted: list[tuple[int, int]]) -> None:
         """Cut what one sample shows to the features that it is among the top of."""
-        tensors = {self.units[place][0] for place, _ in wanted}
-        values = self.model.trace(sorted(tensors, key=lambda tensor: tensor.name), feed)
+        values = self.model.trace(self.tensors, feed)
         picture = self._rgb(feed[self.model.inputs[0].name])
-        for tensor in tensors:
+        for tensor in self.tensors:
             here = [(place, rank) for place, rank in wanted if self.units[place][0] is tensor]
+            if not here:
+                continue
             value = values[tensor.name]
             index = np.array([self._largest(value, *self.units[place][1:]) for place, _ in here])
             for (place, rank), box in zip(here, self._boxes(tensor, feed, index, picture.shape), strict=True):
