@@ -12,6 +12,7 @@ from onnx import helper
 
 from onnxplain.engine.host import Host
 from onnxplain.engine.namespace import Array
+from onnxplain.errors import UnsupportedError
 
 _KEEPS_BLOCKS = ("Add", "Mul", "Clip")
 """Ops that take what convolutions computed in blocks of channels, and leave it so."""
@@ -59,12 +60,21 @@ class Sym:
 
 
 def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """The numpy broadcast of shapes in which -1 stands for the batch."""
+    """The numpy broadcast of shapes in which -1 stands for the batch.
+
+    Raises
+    ------
+    UnsupportedError
+        A size that is not 1 meets the batch or another size.
+    """
     result: list[int] = []
     for dims in itertools.zip_longest(*(reversed(tuple(shape)) for shape in shapes), fillvalue=1):
         sizes = {dim for dim in dims if dim != 1}
         if len(sizes) > 1:
-            raise ValueError(f"shapes {shapes} do not broadcast")
+            raise UnsupportedError(
+                f"shapes {' and '.join(str(list(shape)) for shape in shapes)} meet in one operation, -1 being the batch: "
+                "the file fixes a batch size that its input leaves open; engine='host' explains it at that size"
+            )
         result.append(sizes.pop() if sizes else 1)
     return tuple(reversed(result))
 
