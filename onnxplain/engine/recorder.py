@@ -72,7 +72,7 @@ def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
         sizes = {dim for dim in dims if dim != 1}
         if len(sizes) > 1:
             raise UnsupportedError(
-                f"shapes {' and '.join(str(list(shape)) for shape in shapes)} meet in one operation, -1 being the batch: "
+                f"shapes {' and '.join(str(list(shape)) for shape in shapes)} meet in one operation, -1 the batch: "
                 "the file fixes a batch size that its input leaves open; engine='host' explains it at that size"
             )
         result.append(sizes.pop() if sizes else 1)
