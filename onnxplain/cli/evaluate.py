@@ -95,7 +95,7 @@ def evaluate(
     methods stand a random map, a centred Gaussian and an edge detector: what explains nothing. Stopped and started
     again with the same options, it goes on where it was; methods may be added later.
 
-    Measures: ebpg, miou, bbox, pointing (these need --boxes or --masks); drop, increase, insertion-blur,
+    Measures: ebpg, miou, bbox, iou-auc, pointing (these need --boxes or --masks); drop, increase, insertion-blur,
     insertion-zero, deletion-blur, deletion-zero, pixel-flipping; sparseness, completeness-gap, max-sensitivity.
 
     \b

@@ -191,9 +191,10 @@ def job_for(
         case "salient-relevance":
             return job, salient_relevance.relevance_plan(job, options)
         case "guided-backprop" | "deconvnet":
-            return job, job.plan(method)
+            return job, job.plan(gradients.signal_book(method, **options))
         case "vebi":
-            return job, job.plan(vebi.RULES)
+            own = {name: value for name, value in options.items() if name.startswith("stride")}
+            return job, job.plan(gradients.signal_book(vebi.RULES, **own))
         case "rise" | "occlusion" | "score-cam":
             raise UsageError(f"method {method!r} only runs the model and takes no backward step, so it has no plan")
         case _:

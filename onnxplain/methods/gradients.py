@@ -12,6 +12,10 @@ from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
 from onnxplain.methods.job import GRADIENT, Job
 from onnxplain.model import Feed
+from onnxplain.relevance.books import RuleBook, load_rule_book
+from onnxplain.relevance.unweighted import Unstrided
+
+POOLS = ("MaxPool", "AveragePool")
 
 
 def gradient(job: Job) -> Explanation:
@@ -27,16 +31,56 @@ def input_x_gradient(job: Job) -> Explanation:
     return e
 
 
-def guided_backprop(job: Job) -> Explanation:
-    """Gradients cut at every Relu where the input or the signal is negative (Springenberg et al. 2015)."""
-    plan = job.plan("guided-backprop")
+def guided_backprop(job: Job, stride_artifacts: str = "plain", strided_pools: str = "plain") -> Explanation:
+    """Gradients cut at every Relu where the input or the signal is negative (Springenberg et al. 2015).
+
+    Parameters
+    ----------
+    job : Job
+    stride_artifacts, strided_pools : {"plain", "remedy"}
+        See :func:`signal_book`.
+    """
+    plan = job.plan(signal_book("guided-backprop", stride_artifacts, strided_pools))
     return _without_ledger(job.explanation(plan, job.run(plan)))
 
 
-def deconvnet(job: Job) -> Explanation:
-    """Gradients cut at every Relu where the signal is negative (Zeiler and Fergus 2014)."""
-    plan = job.plan("deconvnet")
+def deconvnet(job: Job, stride_artifacts: str = "plain", strided_pools: str = "plain") -> Explanation:
+    """Gradients cut at every Relu where the signal is negative (Zeiler and Fergus 2014).
+
+    Parameters
+    ----------
+    job : Job
+    stride_artifacts, strided_pools : {"plain", "remedy"}
+        See :func:`signal_book`.
+    """
+    plan = job.plan(signal_book("deconvnet", stride_artifacts, strided_pools))
     return _without_ledger(job.explanation(plan, job.run(plan)))
+
+
+def signal_book(name: str, stride_artifacts: str = "plain", strided_pools: str = "plain") -> RuleBook:
+    """A rule book with the remedy for the grid that strides draw (Oramas et al. 2019), or without it.
+
+    Parameters
+    ----------
+    name : str
+    stride_artifacts : {"plain", "remedy"}
+        Whether convolutions hand the signal down by their gradient or by the rule ``unstrided``.
+    strided_pools : {"plain", "remedy"}
+        The same for pools.
+
+    Raises
+    ------
+    UsageError
+        Another value.
+    """
+    book = load_rule_book(name)
+    options = {"stride_artifacts": (stride_artifacts, ["Conv"]), "strided_pools": (strided_pools, list(POOLS))}
+    for option, (value, ops) in options.items():
+        if value not in ("plain", "remedy"):
+            raise UsageError(f"{option} must be plain or remedy, not {value!r}")
+        if value == "remedy":
+            book = book.with_rule(Unstrided(), op=ops)
+    return book
 
 
 def smoothgrad(job: Job, noise: float = 0.1, count: int = 20) -> Explanation:

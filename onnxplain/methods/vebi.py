@@ -19,13 +19,21 @@ from onnxplain.explanation import Explanation
 from onnxplain.graph.layout import channel_axis
 from onnxplain.interpretation.result import Interpretation
 from onnxplain.interpretation.visual import SIDE, Visuals
+from onnxplain.methods.gradients import signal_book
 from onnxplain.methods.job import Job
+from onnxplain.relevance.books import RuleBook
 from onnxplain.targets import Chosen, Target
 
 RULES = "guided-backprop"
 
 
-def vebi(job: Job, interpretation: Interpretation | str | os.PathLike[str] | None = None, top: int = 3) -> Explanation:
+def vebi(
+    job: Job,
+    interpretation: Interpretation | str | os.PathLike[str] | None = None,
+    top: int = 3,
+    stride_artifacts: str = "plain",
+    strided_pools: str = "plain",
+) -> Explanation:
     """The relevant features of the class that respond most here, each carried back to the input (Oramas et al. 2019).
 
     Parameters
@@ -35,6 +43,8 @@ def vebi(job: Job, interpretation: Interpretation | str | os.PathLike[str] | Non
         What :func:`onnxplain.interpret` found for this model.
     top : int
         How many features are carried back.
+    stride_artifacts, strided_pools : {"plain", "remedy"}
+        See :func:`onnxplain.methods.gradients.signal_book`.
 
     Returns
     -------
@@ -50,6 +60,7 @@ def vebi(job: Job, interpretation: Interpretation | str | os.PathLike[str] | Non
         No interpretation, one of another model or output, or a target that is no class.
     """
     known = _opened(job, interpretation, top)
+    book = signal_book(RULES, stride_artifacts, strided_pools)
     started = time.perf_counter()
     responses = Responses(job.model, job.target.tensor, known.filters)
     rows = list(_each(job))
@@ -66,7 +77,8 @@ def vebi(job: Job, interpretation: Interpretation | str | os.PathLike[str] | Non
         channels={tensor.name: channel_axis(tensor) for tensor in job.model.inputs},
     )  # fmt: skip
     signals = [
-        [_carried_back(row, *known.located(place)) for place, _ in pick] for row, pick in zip(rows, picks, strict=True)
+        [_carried_back(row, book, *known.located(place)) for place, _ in pick]
+        for row, pick in zip(rows, picks, strict=True)
     ]
     if any(signals):
         e.engine = next(result.engine for row in signals for result in row)
@@ -115,7 +127,7 @@ def _strongest(known: Interpretation, index: int | None, x: np.ndarray, top: int
     return [(int(filters[place]), float(scores[place])) for place in order if scores[place] > 0]
 
 
-def _carried_back(job: Job, filters: Filters, channel: int) -> Result:
+def _carried_back(job: Job, book: RuleBook, filters: Filters, channel: int) -> Result:
     """Guided backpropagation from the whole map of one filter."""
     tensor = job.model.tensor(filters.tensor)
 
@@ -126,7 +138,7 @@ def _carried_back(job: Job, filters: Filters, channel: int) -> Result:
         return seed
 
     start = replace(job, target=Target(tensor, tensor, own_map))
-    return start.run(start.plan(RULES))
+    return start.run(start.plan(book))
 
 
 def _enter(e: Explanation, name: str, shape: tuple[int, ...], signals: list[list[Result]], top: int) -> None:

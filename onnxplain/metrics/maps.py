@@ -214,6 +214,45 @@ def sparseness(values: ArrayLike) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total)) if total else 0.0
 
 
+def stride_energy(values: ArrayLike, stride: int) -> float:
+    """Share of a map's spectrum that is a grid of period ``stride``: energy on the lines of that frequency.
+
+    With the Fourier transform of the map less its mean, the energy at frequencies that are a multiple of 1/stride, but
+    not 0, along either axis, over all energy. Edges are cropped to whole periods at the bottom and the right. Noise
+    without a grid has about ``(stride - 1) (1/height + 1/width)``.
+
+    Parameters
+    ----------
+    values : array_like, shape (height, width)
+        The map.
+    stride : int
+        Period in pixels: that of the first layer, or the product of strides down to a deeper one.
+
+    Returns
+    -------
+    float
+        0 for a constant map, 1 for one that only repeats along an axis with that period.
+
+    Raises
+    ------
+    UsageError
+        The map is no plane, or the stride below 2 or beyond half of an edge.
+    FailureError
+        The map holds NaN or infinity.
+    """
+    s = finite(values)
+    if s.ndim != 2:
+        raise UsageError(f"a map of shape {s.shape} has no grid; it must be H x W")
+    if not 2 <= stride <= min(s.shape) // 2:
+        raise UsageError(f"a grid in a map of shape {s.shape} has a period from 2 to half an edge, not {stride}")
+    height, width = (size - size % stride for size in s.shape)
+    energy = np.abs(np.fft.fft2(s[:height, :width] - s[:height, :width].mean())) ** 2
+    rows, columns = (np.arange(size) % (size // stride) == 0 for size in energy.shape)
+    rows[0] = columns[0] = False
+    total = energy.sum()
+    return float(energy[rows[:, np.newaxis] | columns].sum() / total) if total > 1e-20 * np.sum(s**2) else 0.0
+
+
 def finite(values: ArrayLike) -> NDArray[np.float64]:
     """A map as float64.
 

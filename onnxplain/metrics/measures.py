@@ -105,6 +105,7 @@ _ALL = (
     Measure("ebpg", "energy-based pointing game", "truth", "higher", partial(_located, maps.energy_in_box), True),
     Measure("miou", "IoU of the top 20 %", "truth", "higher", partial(_located, maps.top_iou), True),
     Measure("bbox", "bounding-box score", "truth", "higher", partial(_located, maps.box_score), True),
+    Measure("iou-auc", "area under the IoU curve", "truth", "higher", partial(_located, maps.area_under_iou), True),
     Measure("pointing", "pointing game", "truth", "higher", partial(_located, maps.pointing_game), True),
     Measure("drop", "drop of the score, top 15 % kept", "score", "lower", _dropped, True),
     Measure(

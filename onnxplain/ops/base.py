@@ -278,6 +278,10 @@ class Op:
         """The VJP of the op taken as linear in its inputs, as relevance sees it; the gradient by default."""
         return self.vjp(at, *signals)
 
+    def unstrided(self, at: At, *grads: Array) -> Gradients:
+        """The VJP as if the windows of the op moved by one over the signal resampled; elsewhere the VJP."""
+        return self.vjp(at, *grads)
+
     def kind_of(self, layer: Layer) -> Kind:
         """The kind at one layer; differs from ``kind`` where constant operands matter."""
         return self.kind

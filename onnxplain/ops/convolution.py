@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxplain.engine.namespace import Array, Window
 from onnxplain.ops.base import At, Gradients, Linear, register
-from onnxplain.ops.window import spatial_window
+from onnxplain.ops.window import spatial_window, unstrided
 
 
 @register("Conv")
@@ -26,6 +26,11 @@ class Conv(Linear):
 
     def vjp(self, at: At, g: Array) -> Gradients:
         return (self.transpose(at, g, self.weight(at)),)
+
+    def unstrided(self, at: At, g: Array) -> Gradients:
+        """The gradient of the convolution moved by one."""
+        g, window = unstrided(at, g, self.window(at))
+        return (at.xp.conv_input_grad(g, self.weight(at), window, at["group"], at.shape(0)[2:]),)
 
     def bias(self, at: At) -> Array | None:
         return self._spread(at, at.x(2)) if at.input(2) is not None else None

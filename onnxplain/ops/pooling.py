@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxplain.engine.namespace import Array, Window
 from onnxplain.ops.base import At, Gradients, Kind, Op, register
-from onnxplain.ops.window import spatial_window
+from onnxplain.ops.window import end_pads, spatial_window, unstrided
 
 
 class _Pool(Op):
@@ -50,6 +50,14 @@ class _Max(_Pool):
     def vjp(self, at: At, g: Array, *indices: Array) -> Gradients:
         return (at.xp.max_unpool(g, at.x(), self.window(at)),)
 
+    def unstrided(self, at: At, g: Array, *indices: Array) -> Gradients:
+        """A maximum that several windows share takes the mean of their signals instead of the sum."""
+        window = self.window(at)
+        (total,) = self.vjp(at, g)
+        if all(kernel <= stride for kernel, stride in zip(window.kernel, window.strides, strict=True)):
+            return (total,)
+        return (total / at.xp.maximum(at.xp.max_unpool(at.xp.ones_like(g), at.x(), window), 1.0),)
+
 
 class _Average(_Pool):
     kind = Kind.SUM
@@ -60,12 +68,17 @@ class _Average(_Pool):
     def vjp(self, at: At, g: Array) -> Gradients:
         return (at.xp.sum_unpool(g * self._share(at), self.window(at), at.shape(0)[2:]),)
 
+    def unstrided(self, at: At, g: Array) -> Gradients:
+        """The sum over windows moved by one."""
+        g, window = unstrided(at, g * self._share(at), self.window(at))
+        return (at.xp.sum_unpool(g, window, at.shape(0)[2:]),)
+
     def _share(self, at: At) -> Array:
         """1 / (number of elements that an output averages), a number where all outputs agree."""
         window, size = self.window(at), at.shape(0)[2:]
         begin, end = (0,) * len(size), (0,) * len(size)
         if at.get("count_include_pad", 0):
-            begin, end = window.begin, self._end_pads(at, window)
+            begin, end = window.begin, end_pads(at, window)
         counts = [
             [
                 sum(-begin[axis] <= o * stride - first + k * dilation < size[axis] + end[axis] for k in range(kernel))
@@ -81,16 +94,6 @@ class _Average(_Pool):
             shape[2 + axis] = len(per_axis)
             share = share * at.xp.reshape(at.xp.const([1.0 / count for count in per_axis]), shape)
         return share
-
-    def _end_pads(self, at: At, window: Window) -> tuple[int, ...]:
-        """The padding that counts: what a last window of ceil mode reads beyond it does not."""
-        match at.get("auto_pad", "NOTSET"):
-            case "SAME_UPPER" | "SAME_LOWER":
-                return window.end
-            case "VALID":
-                return (0,) * len(window.end)
-        pads: tuple[int, ...] = tuple(at.get("pads") or (0,) * 2 * len(window.end))
-        return pads[len(window.end) :]
 
 
 @register("MaxPool")

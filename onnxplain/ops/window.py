@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxplain.engine.namespace import Window
+from onnxplain.engine.namespace import Array, Window
 from onnxplain.ops.base import At
 
 
@@ -34,3 +34,31 @@ def spatial_window(at: At, kernel: Sequence[int]) -> Window:
         begin.append(first)
         end.append(max((out[i] - 1) * strides[i] + reach - size[i] - first, 0))
     return Window(tuple(kernel), strides, dilations, tuple(begin), tuple(end))
+
+
+def end_pads(at: At, window: Window) -> tuple[int, ...]:
+    """The padding that the node asks for behind the last element; in ceil mode a last window may read beyond it."""
+    match at.get("auto_pad", "NOTSET"):
+        case "SAME_UPPER" | "SAME_LOWER":
+            return window.end
+        case "VALID":
+            return (0,) * len(window.end)
+    pads: tuple[int, ...] = tuple(at.get("pads") or (0,) * 2 * len(window.end))
+    return pads[len(window.end) :]
+
+
+def unstrided(at: At, g: Array, window: Window) -> tuple[Array, Window]:
+    """The window moved by one, and the signal at its outputs resampled to as many of these (Oramas et al. 2019).
+
+    Along an axis of ``size`` these are ``size + pads - reach + 1``; each takes the value of the nearest output, pixel
+    centres on pixel centres, the later one where two are as near.
+    """
+    ends = tuple(max(read, asked) for read, asked in zip(window.end, end_pads(at, window), strict=True))
+    for i, (kernel, dilation, begin, end) in enumerate(
+        zip(window.kernel, window.dilations, window.begin, ends, strict=True)
+    ):
+        out = at.out_shape()[2 + i]
+        count = at.shape(0)[2 + i] + begin + end - dilation * (kernel - 1)
+        if count != out:
+            g = at.xp.gather(g, [(2 * place + 1) * out // (2 * count) for place in range(count)], 2 + i)
+    return g, window._replace(strides=(1,) * len(ends), end=ends)

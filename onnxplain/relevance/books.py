@@ -90,7 +90,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Line:
-    """One entry of a book: the line of the file where it starts, conditions and a rule."""
+    """One entry of a book: the line of the file where it starts (0: an option), conditions and a rule."""
 
     number: int
     conditions: Mapping[str, Any] = field(hash=False)
@@ -115,7 +115,7 @@ class Line:
 
     def __str__(self) -> str:
         said = ", ".join(f"{key} = {value}" for key, value in self.conditions.items())
-        return f"line {self.number}: {said or 'every layer'}"
+        return f"{f'line {self.number}' if self.number else 'option'}: {said or 'every layer'}"
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,10 @@ class RuleBook:
             where = f"rule book {self.name!r}, options for {line}"
             lines.append(replace(line, rule=_make(type(line.rule), line.rule.parameters() | settings, where)))
         return replace(self, lines=tuple(lines))
+
+    def with_rule(self, rule: Rule, **conditions: Any) -> RuleBook:
+        """The book with a rule in front of all others."""
+        return replace(self, lines=(Line(0, conditions, rule), *self.lines))
 
 
 def rule_book_names() -> list[str]:

@@ -136,6 +136,20 @@ class GuidedRelu(Rule):
 
 
 @dataclass(frozen=True)
+class Unstrided(Rule):
+    """The VJP as if windows moved by one over the signal resampled by nearest neighbour (Oramas et al. 2019).
+
+    Windows that move by more than one cover some inputs more often than others, which draws a grid. Not the gradient:
+    the signal grows with the stride. Where several windows share a maximum, it takes the mean of their signals.
+    """
+
+    name = "unstrided"
+
+    def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
+        return op.unstrided(at, *r)
+
+
+@dataclass(frozen=True)
 class DeconvRelu(Rule):
     """p(g), the forward mask left out (deconvnet, Zeiler and Fergus 2014)."""
 

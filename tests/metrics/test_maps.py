@@ -157,3 +157,35 @@ def test_options_out_of_range_are_refused() -> None:
         maps.pointing_game(MAP, MASK, tolerance=-1)
     with pytest.raises(UsageError, match="no pixel"):
         maps.sparseness(np.zeros((0, 3)))
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_a_grid_is_all_energy_at_its_stride(stride: int) -> None:
+    y, x = np.mgrid[:36, :24]
+    assert maps.stride_energy((x % stride == 0) * 1.0, stride) == pytest.approx(1)
+    assert maps.stride_energy((x % stride == 0) * (y % stride == 0) + 5.0, stride) == pytest.approx(1)
+    # what is left of a period at the edges does not count
+    assert maps.stride_energy(np.pad((y % stride == 0) * 1.0, (0, stride - 1)), stride) == pytest.approx(1)
+    assert maps.stride_energy((x % 6 == 0) * 1.0, stride) < 0.9
+
+
+def test_a_grid_on_a_wave_has_its_share_of_the_energy() -> None:
+    y, x = np.mgrid[:48, :40]
+    grid, wave = np.cos(np.pi * (x + y)), np.cos(2 * np.pi * (x / 40 + 3 * y / 48))
+    # mean squares: grid 1, wave 1/2
+    assert maps.stride_energy(3 + 2 * grid + 4 * wave, 2) == pytest.approx(4 / (4 + 8))
+    assert maps.stride_energy(wave, 2) == pytest.approx(0, abs=1e-12)
+    # a grid whose strength varies along it is a grid
+    assert maps.stride_energy(np.cos(np.pi * x) * (2 + np.cos(2 * np.pi * y / 48)), 2) == pytest.approx(1)
+
+
+def test_noise_has_the_share_of_the_lines() -> None:
+    noise = np.random.default_rng(0).standard_normal((96, 96))
+    assert maps.stride_energy(noise, 2) == pytest.approx(2 / 96, rel=0.3)
+
+
+def test_no_grid() -> None:
+    assert maps.stride_energy(np.full((8, 8), 0.1), 2) == 0
+    for shape, stride in (((8, 8), 1), ((8, 8), 5), ((8,), 2)):
+        with pytest.raises(UsageError):
+            maps.stride_energy(np.ones(shape), stride)
