@@ -75,13 +75,20 @@ def part_colours(rng: Generator) -> dict[str, Colour]:
     return {part: mixed(rng, palette) for part, palette in PART_PALETTES.items()}
 
 
-def draw_scene(rng: Generator, colours: Mapping[str, Colour], size: int) -> tuple[NDArray[np.uint8], Canvas]:
+STRAIGHT = (0.0, 0.0)
+
+
+def draw_scene(
+    rng: Generator, colours: Mapping[str, Colour], size: int, view: tuple[float, float] = STRAIGHT
+) -> tuple[NDArray[np.uint8], Canvas]:
     """Draw a plant in the given colours; everything else about the picture is up to ``rng``.
+
+    ``view`` moves the camera aside, in edges of the picture, and turns it, in radians; the scene stays the same.
 
     Returns the picture, height x width x RGB, and the canvas, which knows where each part is visible.
     """
     towards_light = np.array((rng.uniform(-1, 1), -rng.uniform(0.4, 1)))
-    canvas = Canvas(size, _camera(rng), towards_light / np.linalg.norm(towards_light))
+    canvas = Canvas(size, _seen_from(*view) @ _camera(rng), towards_light / np.linalg.norm(towards_light))
     table = rng.uniform(0.70, 0.82)
     _choice(rng, _room, _garden)(canvas, rng, table)
     _table(canvas, rng, table)
@@ -112,6 +119,13 @@ def _camera(rng: Generator) -> NDArray[np.float64]:
     tilt = rng.uniform(-0.12, 0.12, 2)
     view = np.array(((zoom, zoom * (shear - turn), 0), (zoom * turn, zoom, 0), (*tilt, 1)))
     return np.asarray(np.linalg.inv(to_middle) @ view @ to_middle)
+
+
+def _seen_from(shift: float, turn: float) -> NDArray[np.float64]:
+    """The picture moved against the camera, and turned about its middle."""
+    to_middle = np.array(((1, 0, -0.5), (0, 1, -0.5), (0, 0, 1)))
+    turned = np.array(((np.cos(turn), -np.sin(turn), -shift), (np.sin(turn), np.cos(turn), 0), (0, 0, 1)))
+    return np.asarray(np.linalg.inv(to_middle) @ turned @ to_middle)
 
 
 def _room(canvas: Canvas, rng: Generator, table: float) -> None:

@@ -9,13 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
+from onnxplain.errors import UsageError
+from onnxplain.inputs.datasets import Dataset
 from onnxplain.resources import resource
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
+import an8flower
+import evaluate_flowers
 import flowers
 from flower_canvas import Canvas, box, ellipse
-from flower_scene import COLOURS, PART_PALETTES, PARTS, draw_scene, mixed
+from flower_scene import COLOURS, PART_PALETTES, PARTS, draw_scene, mixed, part_colours
 from flowers import VARIANTS, draw, pictures, write
 
 SIZE = 48
@@ -224,3 +228,106 @@ def test_bundled_model_decides_by_the_petals():
 def test_bundle_is_small():
     files = [resource("models/flowers.onnx"), *resource("models/flowers").iterdir()]
     assert sum(path.stat().st_size for path in files) < 1_000_000
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_plants_from_several_viewpoints(name, monkeypatch):
+    monkeypatch.setattr(flowers, "PLANTS", 2)
+    variant = VARIANTS[name]
+    plants = 2 * len(variant.classes)
+    first, again = draw(variant, SIZE, 3, 7, turn=0), draw(variant, SIZE, 3, 7, turn=1)
+    straight = draw(variant, SIZE, 3, 7)
+    assert straight.view is None
+    assert first.view != again.view
+    assert first.label == again.label == 7 % len(variant.classes)
+    assert not np.array_equal(first.pixels, again.pixels)
+    assert {draw(variant, SIZE, 3, 7, turn=turn).view for turn in range(25)} == set(flowers.VIEWS)
+    drawn = list(flowers.viewed(variant, 4, SIZE, seed=3, workers=1))
+    assert [picture.number for picture in drawn] == [*range(plants), *range(plants)]
+    assert drawn[plants + 7].view == again.view
+    with pytest.raises(ValueError, match="at most 50 per class"):
+        list(flowers.viewed(variant, 51, 8, seed=3, workers=1))
+
+
+def test_a_camera_aside_shifts_the_picture_and_a_turned_one_turns_it():
+    variant = VARIANTS["single-6c"]
+    plant = part_colours(np.random.default_rng(0))
+
+    def middle(shift, turn):
+        _, canvas = draw_scene(np.random.default_rng(1), plant, 96, (shift, turn))
+        return np.argwhere(canvas.visible(PARTS.index("petals"))).mean(axis=0) / 96
+
+    straight = middle(0.0, 0.0)
+    assert variant.parts == ("petals",)
+    np.testing.assert_allclose(middle(0.08, 0.0) - straight, (0, -0.08), atol=0.01)
+    turn = 0.1
+    about = np.array(((np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))))  # rows first
+    np.testing.assert_allclose(middle(0.0, turn), 0.5 + about @ (straight - 0.5), atol=0.01)
+
+
+def test_written_and_read_as_an8flower(tmp_path, monkeypatch):
+    monkeypatch.setattr(flowers, "PLANTS", 4)
+    variant = VARIANTS["single-6c"]
+    every = list(flowers.viewed(variant, 5, SIZE, seed=0, workers=1))
+    write(iter(every), variant, "an8flower", tmp_path)
+    read = an8flower.read_an8flower(tmp_path / "an8Flower_single_6c")
+    assert len(read.data) == 5 * 6
+    assert np.bincount(read.data.labels).tolist() == [5] * 6
+    assert set(read.plants.tolist()) == set(range(1, 5))
+    for name, label, plant in zip(read.data.ids, read.data.labels, read.plants, strict=True):
+        assert name.startswith(f"class{label + 1}_img{plant}_p")
+        assert (tmp_path / "an8Flower_single_6c_MASK" / name).with_suffix(".png").is_file()
+    some = read.where(read.plants == 4)
+    assert len(some) == 6
+    assert all("_img4_" in name for name in some.ids)
+    pixels = cv2.imread(str(tmp_path / "an8Flower_single_6c" / read.data.ids[0]))[..., ::-1]
+    drawn = {(picture.view, picture.number): picture for picture in every}
+    number = 6 * (read.plants[0] - 1)
+    nearest = min(np.abs(p.pixels.astype(int) - pixels).mean() for (_, n), p in drawn.items() if n == number)
+    assert nearest < 4
+
+
+def test_names_of_an8flower(tmp_path):
+    with pytest.raises(UsageError, match="is no folder"):
+        an8flower.read_an8flower(tmp_path / "none")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="no file called as"):
+        an8flower.read_an8flower(tmp_path)
+    for name in ("class10_img2_p1_r1.jpg", "deep/class2_img30_p5_r2.jpg", "class2_img4_p1_r1.JPG"):
+        (tmp_path / name).touch()
+    read = an8flower.read_an8flower(tmp_path)
+    assert read.data.ids == ("class2_img4_p1_r1.JPG", "deep/class2_img30_p5_r2.jpg", "class10_img2_p1_r1.jpg")
+    assert read.data.labels == (0, 0, 1)
+    assert read.plants.tolist() == [4, 30, 2]
+
+
+def test_masks_as_jpeg_become_png(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    square = np.zeros((16, 16), np.uint8)
+    square[4:10, 6:12] = 255
+    cv2.imwrite(str(masks / "a.png"), square)
+    assert an8flower.masks_as_png(masks, tmp_path / "made") == masks
+    (masks / "a.png").unlink()
+    cv2.imwrite(str(masks / "a.jpg"), square)
+    made = an8flower.masks_as_png(masks, tmp_path / "made")
+    np.testing.assert_array_equal(cv2.imread(str(made / "a.png"), cv2.IMREAD_GRAYSCALE), square)
+    (masks / "b.jpg").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="cannot be read"):
+        an8flower.masks_as_png(masks, tmp_path / "made")
+
+
+def test_folds_keep_a_plant_together():
+    plants = np.tile(np.arange(1, 11), 6)
+    labels = np.repeat((0, 1), 30).tolist()
+    ids = tuple(str(number) for number in range(60))
+    every = an8flower.An8Flower(Dataset(Path(), ids, tuple(labels), ("0", "1")), plants)
+    seen = []
+    for known, tested in evaluate_flowers.folds(every, 3, seed=0):
+        own = {plants[int(name)] for name in tested.ids}
+        assert not own & {plants[int(name)] for name in known.ids}
+        assert len(known) == 48
+        assert sorted(tested.labels) == [0, 0, 0, 1, 1, 1]
+        seen += tested.ids
+    assert len(set(seen)) == len(seen) == 30
