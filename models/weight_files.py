@@ -1,4 +1,4 @@
-"""Weights by name from .npz, .safetensors and .caffemodel files. Nothing in a file is executed."""
+"""Weights by name from .npz, .safetensors, .pth and .caffemodel files. Nothing in a file is executed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+from torch_files import read_pth
 
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.inputs.npz import members
 
 Weights = dict[str, np.ndarray]
 
-PICKLES = (".pth", ".pt", ".bin", ".pkl", ".npy", ".tar")
-CONVERT = (
-    "python -c \"import numpy, torch; numpy.savez('weights.npz', **{{name: value.numpy() for name, value in "
-    "torch.load('{path}', map_location='cpu', weights_only=True).items()}})\""
-)
 MAX_HEADER = 100 << 20
 """Largest .safetensors header, the limit of the format's own library."""
 
@@ -42,12 +38,12 @@ def read_weights(path: Path) -> Weights:
     Raises
     ------
     UsageError
-        Missing file, a pickle, another form.
+        Missing file, another form.
     FailureError
         A damaged file.
     """
     if not path.is_file():
-        raise UsageError(f"{path} is not a file; give weights as .npz, .safetensors or .caffemodel")
+        raise UsageError(f"{path} is not a file; give weights as .npz, .safetensors, .pth or .caffemodel")
     match path.suffix.lower():
         case ".npz":
             return {name: _floats(path, name, member.read()) for name, member in members(path).items()}
@@ -55,12 +51,9 @@ def read_weights(path: Path) -> Weights:
             return dict(_safetensors(path))
         case ".caffemodel":
             return dict(_caffemodel(path))
-        case suffix if suffix in PICKLES:
-            raise UsageError(
-                f"{path} is a pickle, and reading it would run whatever code it holds; where you trust it, convert it: "
-                + CONVERT.format(path=path)
-            )
-    raise UsageError(f"{path}: weights are read from .npz, .safetensors and .caffemodel, not {path.suffix!r}")
+        case ".pth" | ".pt":
+            return {name: _floats(path, name, value) for name, value in read_pth(path).items()}
+    raise UsageError(f"{path}: weights are read from .npz, .safetensors, .pth and .caffemodel, not {path.suffix!r}")
 
 
 def _floats(path: Path, name: str, value: np.ndarray) -> np.ndarray:
