@@ -96,7 +96,8 @@ def evaluate(
     again with the same options, it goes on where it was; methods may be added later.
 
     Measures: ebpg, miou, bbox, iou-auc, pointing (these need --boxes or --masks); drop, increase, insertion-blur,
-    insertion-zero, deletion-blur, deletion-zero, pixel-flipping; sparseness, completeness-gap, max-sensitivity.
+    insertion-zero, deletion-blur, deletion-zero, pixel-flipping; sparseness, completeness-gap, max-sensitivity,
+    randomization.
 
     \b
     onnxplain evaluate model.onnx photos/ --methods lrp,integrated-gradients

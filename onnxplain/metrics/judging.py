@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxplain.engine.redrawn import cascade
 from onnxplain.engine.scores import ClassScores, Kind
 from onnxplain.errors import FailureError, OnnxplainError, UsageError
 from onnxplain.explanation import Explanation
@@ -22,6 +23,7 @@ from onnxplain.methods import explain
 from onnxplain.methods.defaults import contract_options
 from onnxplain.metrics import baselines
 from onnxplain.metrics.measures import Case, Measure
+from onnxplain.metrics.randomization import STAGES
 from onnxplain.metrics.robustness import completeness_gap
 from onnxplain.metrics.truth import Names, Truth
 from onnxplain.model import Feed, Model
@@ -159,6 +161,7 @@ class Judge:
                 partial(scene.scores.over, name, scene.index),
                 lambda again: self._map(scene, method, options, {**scene.sample.feed, name: again[np.newaxis]})[0],
                 lambda: float("nan") if e is None else self._gap(e),
+                lambda: (judge._map(scene, method, options, scene.sample.feed)[0] for judge in self._redrawn),
                 scene.truth,
                 scene.seed,
                 self.settings.steps,
@@ -169,6 +172,12 @@ class Judge:
         except OnnxplainError as error:
             raise type(error)(f"{method}: {error}") from error
         return {"values": found, "seconds": seconds, "target": scene.index}
+
+    @cached_property
+    def _redrawn(self) -> tuple[Judge, ...]:
+        """Judges of the model with more and more random weights."""
+        stages = cascade(self.model, self.output, STAGES, self.settings.seed)
+        return tuple(replace(self, model=stage.model, output=stage.model.tensor(self.output.name)) for stage in stages)
 
     def _map(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.metrics import faithfulness, maps, robustness
+from onnxplain.metrics import faithfulness, maps, randomization, robustness
 
 Needs = Literal["map", "truth", "score", "method"]
 
@@ -33,6 +33,8 @@ class Case:
         From another input to its map, for the same class.
     gap : callable
         The completeness gap; NaN for methods that promise none.
+    redrawn : callable
+        The maps that models with more and more random weights give, for the same class.
     truth : bool array, shape (height, width), or None
         Where the thing is.
     seed, steps : int
@@ -45,6 +47,7 @@ class Case:
     score: faithfulness.Score
     again: Callable[[np.ndarray], NDArray[np.float64]]
     gap: Callable[[], float]
+    redrawn: Callable[[], Iterable[NDArray[np.float64]]]
     truth: NDArray[np.bool_] | None = None
     seed: int = 0
     steps: int = faithfulness.STEPS
@@ -101,6 +104,10 @@ def _sensitivity(case: Case) -> float:
     return robustness.max_sensitivity(case.again, case.x, seed=case.seed)
 
 
+def _survived(case: Case) -> float:
+    return float(np.mean([randomization.rank_correlation(case.values, other) for other in case.redrawn()]))
+
+
 _ALL = (
     Measure("ebpg", "energy-based pointing game", "truth", "higher", partial(_located, maps.energy_in_box), True),
     Measure("miou", "IoU of the top 20 %", "truth", "higher", partial(_located, maps.top_iou), True),
@@ -122,6 +129,7 @@ _ALL = (
     Measure("sparseness", "Gini index", "map", None, lambda case: maps.sparseness(case.values)),
     Measure("completeness-gap", "completeness gap", "method", "lower", lambda case: case.gap()),
     Measure("max-sensitivity", "largest change under small noise", "method", "lower", _sensitivity),
+    Measure("randomization", "rank correlation with the maps of random weights", "method", "lower", _survived),
 )  # fmt: skip
 
 MEASURES = {measure.name: measure for measure in _ALL}

@@ -9,6 +9,7 @@ import nets
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import rankdata
 
 import onnxplain
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
@@ -176,12 +177,29 @@ def test_arrays_with_channels_last(place: Path, tmp_path: Path) -> None:
             np.testing.assert_allclose(measured.values, values, rtol=1e-4, err_msg=name)
 
 
+def test_maps_that_do_not_look_at_the_model_survive_random_weights(place: Path, tmp_path: Path) -> None:
+    """The gradient of a filter as large as the picture is that filter."""
+    nodes = [nets.node("Conv", ["x", "w"], "c"), nets.node("Flatten", ["c"], "y")]
+    w = np.random.default_rng(0).standard_normal((3, 3, SIDE, SIDE))
+    (tmp_path / "net.onnx").write_bytes(nets.model(nodes, {"x": ["n", 3, SIDE, SIDE]}, constants={"w": w}))
+    (tmp_path / "net.onnxplain.toml").write_text(SIDECAR)
+    asked = {"metrics": ["randomization"], "evidence": "signed", "target": "red", "seed": 3}
+    found = onnxplain.evaluate(tmp_path / "net.onnx", place / "pictures", ["gradient"], **asked)
+    for name in ("random", "gaussian", "edges"):
+        np.testing.assert_allclose(found[name].measured["randomization"].values, 1)
+    drawn = np.random.default_rng([3, 0]).normal(w.mean(), w.std(), w.shape)
+    ranks = [rankdata(np.abs(weights[0].sum(axis=0))) for weights in (w, drawn)]
+    np.testing.assert_allclose(found["gradient"].measured["randomization"].values, np.corrcoef(ranks)[0, 1], rtol=1e-3)
+
+
 def test_a_class_without_probability_has_nothing_to_lose(place: Path) -> None:
     from onnxplain.metrics.measures import MEASURES, Case
 
     def case(score: float) -> Case:
         x = np.ones((3, 4, 4))
-        return Case(x[0], x, 0, lambda inputs: np.full(len(list(inputs)), score), lambda x: x[0], lambda: 0.0)
+        return Case(
+            x[0], x, 0, lambda inputs: np.full(len(list(inputs)), score), lambda x: x[0], lambda: 0.0, lambda: ()
+        )
 
     assert np.isnan(MEASURES["drop"].of(case(0.0)))
     assert MEASURES["drop"].of(case(0.5)) == 0
