@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect as reflection
 import os
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -16,6 +15,9 @@ from onnxplain.graph.layers import Layer
 from onnxplain.graph.reader import OPSETS
 from onnxplain.model import Model, load
 from onnxplain.ops import Kind, find, table
+
+if TYPE_CHECKING:
+    from onnxplain.methods.table import Method
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class OpEntry:
 
 def available_methods() -> list[MethodEntry]:
     """Every method of :func:`onnxplain.explain`."""
-    from onnxplain.methods import METHODS
+    from onnxplain.methods.table import METHODS
 
-    return [MethodEntry(name, _options(function), _summary(function)) for name, function in METHODS.items()]
+    return [MethodEntry(name, _options(method), _summary(method.explain)) for name, method in METHODS.items()]
 
 
 def available_rule_books() -> list[RuleBookEntry]:
@@ -143,10 +145,9 @@ def _declared(tensor: Any) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": str(tensor.dtype), "shape": shape}
 
 
-def _options(function: Any) -> str:
-    parameters: Mapping[str, reflection.Parameter] = reflection.signature(function).parameters
+def _options(method: Method) -> str:
     shown = []
-    for parameter in list(parameters.values())[1:]:
+    for parameter in method.options:
         if parameter.kind is parameter.VAR_KEYWORD:
             shown.append("the settings of the book's rules")
         else:

@@ -250,13 +250,24 @@ class Explanation:
 
     @property
     def conserved(self) -> np.ndarray:
-        """Relevance at the inputs as a share of the relevance at the target, per sample; NaN without either."""
-        if not self.relevance:
+        """Relevance at the inputs as a share of the target's value, per sample.
+
+        NaN where the value is 0, where no relevance reaches an input, and for methods whose relevance is no share of
+        the value: their plan does not begin with it.
+        """
+        if not (self.relevance and self._shares_value):
             return np.full(len(self.target), np.nan)
         total = np.sum([v.reshape(len(v), -1).sum(axis=1, dtype=np.float64) for v in self.relevance.values()], axis=0)
         start = np.array([chosen.value for chosen in self.target], np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(start == 0, np.nan, total / start)
+
+    @property
+    def _shares_value(self) -> bool:
+        """Whether what was carried back is the target's value."""
+        if self.plan is not None:
+            return self.plan.seed is None
+        return self.plan_json is not None and self.plan_json["seed"] == "value"
 
     def plot(self) -> Any:
         """A matplotlib figure of the maps, one panel per sample and input; shown by notebooks."""
@@ -271,7 +282,8 @@ class Explanation:
         return map_figure(panels)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain values."""
+        """Everything but the arrays, as plain values; ``conserved`` for methods that promise to conserve alone."""
+        shares = [None if np.isnan(share) else float(share) for share in self.conserved]
         return {
             "schema": SCHEMA,
             "onnxplain": __version__,
@@ -280,7 +292,7 @@ class Explanation:
             "origin": None if self.origin is None else self.origin.to_json(),
             "target": [chosen.to_json() for chosen in self.target],
             "inputs": {name: list(value.shape) for name, value in (self.maps | self.relevance).items()},
-            "conserved": [None if np.isnan(share) else float(share) for share in self.conserved],
+            **({"conserved": shares} if self._shares_value else {}),
             "channels": self.channels,
             "plan": self.plan.to_json() if self.plan is not None else self.plan_json,
             "ledger": None if self.ledger is None else self.ledger.to_json(),

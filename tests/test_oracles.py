@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import onnxplain
-from onnxplain.methods import METHODS
+from onnxplain.methods.table import METHODS
 
 FOLDER = Path(__file__).parent / "oracles"
 NETS = sorted(path.stem for path in FOLDER.glob("*.npz"))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 TOP = 5
+ROUNDING = 1.0005
+"""What is shown as 100.0%."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class Result:
         """Its entry in the document of 'explain'."""
         e = self.explanation
         samples = [
-            {"target": target.to_json(), "top": ranking(row, self.labels), "conserved": _conserved(e, index)}
-            for index, (target, row) in enumerate(zip(e.target, e.prediction, strict=True))
+            {"target": target.to_json(), "top": ranking(row, self.labels)}
+            for target, row in zip(e.target, e.prediction, strict=True)
         ]
+        for entry, share in zip(samples, e.conserved.tolist(), strict=True):
+            if np.isfinite(share):
+                entry["conserved"] = share
         if e.method == "fixations":
             for index, entry in enumerate(samples):
                 entry["fixations"] = summary(e, index, self.sample)
@@ -73,9 +78,7 @@ class Result:
             label = "" if target.label is None else f" {target.label}"
             name = target.description if target.index is None else f"{target.index}{label}, {target.description}"
             yield f"  target  {name}, {target.value:.4g} at {target.tensor}"
-            share = _conserved(e, index)
-            kept = "" if share is None else f", {share:.1%} of the relevance conserved"
-            yield f"  method  {e.method} on the {e.engine} engine{kept}"
+            yield f"  method  {e.method} on the {e.engine} engine{_kept(float(e.conserved[index]))}"
             for count in e.masks:
                 chosen, rest = count.selected[index], count.skipped[index]
                 yield f"  layer   {count.tensor}: {chosen} of {chosen + rest} maps as masks ({count.reason})"
@@ -139,10 +142,12 @@ def of_sample(e: Explanation, index: int) -> Explanation:
     )
 
 
-def _conserved(e: Explanation, index: int) -> float | None:
-    """The share of the relevance that arrived; only relevance propagation promises to conserve it."""
-    share = float(e.conserved[index])
-    return share if e.method in ("lrp", "salient-relevance") and np.isfinite(share) else None
+def _kept(share: float) -> str:
+    """How much relevance arrived, where the method promises to conserve it."""
+    if not np.isfinite(share):
+        return ""
+    above = " (above 100%: biases against it add to it)" if share > ROUNDING else ""
+    return f"; relevance at the input is {share:.1%} of the target{above}"
 
 
 def _pictures(e: Explanation, sample: Sample) -> Iterator[tuple[str, np.ndarray]]:

@@ -21,8 +21,8 @@ from onnxplain.explanation import Explanation
 from onnxplain.inputs.contract import InputContract, discover
 from onnxplain.inputs.loaders import Sample, Skipped, load_inputs
 from onnxplain.inputs.pictures import Geometry
-from onnxplain.methods import RULE_BOOKS
 from onnxplain.methods.defaults import contract_options
+from onnxplain.methods.table import find_method
 from onnxplain.model import Model
 
 GROUP = 16
@@ -184,7 +184,7 @@ def open_stream(
         raise UnsupportedError(f"{model} has no input, so there is nothing to explain")
     contract = discover(loaded, loaded.inputs[0].name, preprocess=preprocess, labels=labels, output_name=call["output"])
     samples = load_inputs(inputs, loaded, contract)
-    call = {**call, "rules": call["rules"] or RULE_BOOKS.get(call["method"])}
+    call = {**call, "rules": call["rules"] or find_method(call["method"]).rules}
     stream = Stream(folder, loaded, {**contract_options(call["method"], call["rules"], contract), **call}, contract)
     stream.seconds["read"] += time.perf_counter() - started
     return stream, samples

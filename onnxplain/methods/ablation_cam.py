@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from onnxplain.engine.run import MEMORY_BUDGET, Result, joined
-from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
 from onnxplain.methods.feature_maps import Array, FeatureMaps
 from onnxplain.methods.job import Job
@@ -24,8 +23,6 @@ def ablation_cam(job: Job, layer: str | None = None, relu: bool = True, upsampli
     w_k = (y - y_k) / |y|, where y_k is the target with feature map k set to 0. The network is run from the layer on,
     once per feature map. Parameters and result as of :func:`onnxplain.methods.cam.grad_cam`.
     """
-    if job.work.dtype != "float32":
-        raise UsageError("ablation-cam takes no gradient and runs in float32; leave dtype at its default")
     features = FeatureMaps.settled(job, layer, relu, upsampling)
     results, weights, cams = [], [], []
     for result, a, w in _parts(features):
@@ -57,9 +54,7 @@ def _parts(features: FeatureMaps) -> Iterator[tuple[Result, Array, Array]]:
         score = _score(chosen, y)[:, None]
         w = (score - lost) / np.where(score == 0, 1, np.abs(score))
         spent = {"forward": time.perf_counter() - started}
-        result = Result(
-            {}, found[target.output.name], chosen, part.describe(y, chosen), None, "onnxruntime", timings=spent
-        )
+        result = Result({}, found[target.output.name], chosen, part.describe(y, chosen), None, "host", timings=spent)
         yield result, a, w.reshape(*w.shape, *[1] * (a.ndim - 2))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onnxplain.inputs.contract import InputContract
-from onnxplain.methods import RULE_BOOKS
+from onnxplain.methods.table import find_method
 from onnxplain.relevance.books import load_rule_book
 
 
@@ -20,13 +20,14 @@ def contract_options(method: str, rules: str | None, contract: InputContract) ->
     contract : InputContract
     """
     found: dict[str, Any] = {}
-    if method not in RULE_BOOKS:
+    book = find_method(method).rules
+    if book is None:
         return found
     if method == "salient-relevance" and contract.colour.value in ("RGB", "BGR"):
         found["colour"] = contract.colour.value
     if any(item.value is None for item in (contract.range, contract.mean, contract.std)):
         return found
-    lines = load_rule_book(rules or RULE_BOOKS[method]).lines
+    lines = load_rule_book(rules or book).lines
     open_ends = {end for line in lines for end, value in line.rule.parameters().items() if value is None}
     bounds = {"low": contract.low.tolist(), "high": contract.high.tolist()}
     return found | {

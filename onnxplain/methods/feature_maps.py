@@ -55,8 +55,6 @@ class FeatureMaps:
         check_upsampling(upsampling)
         if not isinstance(relu, bool):
             raise UsageError(f"relu must be true or false, not {relu!r}")
-        if job.work.keep:
-            raise UsageError(f"{job.method} explains at the input only; method gradient takes at=")
         if layer is None:
             stage = last_spatial(job.model, job.target.tensor, job.feed)
         elif isinstance(layer, str):

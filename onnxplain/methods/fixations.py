@@ -67,8 +67,6 @@ def fixations(
             f"crops={crops} needs the picture, not an array: use onnxplain.fixate_picture, or "
             "'onnxplain explain MODEL PICTURE --method fixations --option crops=5'"
         )
-    if job.work.engine == "compiled" or job.work.dtype != "float32":
-        raise UsageError("fixations run on the host engine in float32; leave engine and dtype at their defaults")
     found = unravelled(job, conv_location)
     e = Explanation(
         {}, found.prediction, found.chosen, job.method, "host", notes=job.notes, timings=found.timings,

@@ -36,7 +36,7 @@ class Job:
     feed : dict of str to numpy.ndarray
         Checked inputs.
     target : Target
-    rules : str
+    rules : str or None
         Rule book of the methods that take one.
     work : Work
     seed : int
@@ -48,11 +48,17 @@ class Job:
     model: Model
     feed: Feed
     target: Target
-    rules: str
+    rules: str | None
     work: Work
     seed: int
     method: str
     progress: Progress | None = None
+
+    @property
+    def book(self) -> RuleBook:
+        """The rule book of a method that takes one."""
+        assert self.rules is not None
+        return load_rule_book(self.rules)
 
     def plan(
         self,
@@ -62,7 +68,7 @@ class Job:
     ) -> Plan:
         """The plan of a rule book, the job's own by default, down to the inputs or to ``sources``."""
         if not isinstance(book, RuleBook):
-            book = load_rule_book(book or self.rules)
+            book = self.book if book is None else load_rule_book(book)
         if options:
             book = book.with_options(options)
         key = ("plan", book, self.target.tensor, self.notes, tuple(sources))

@@ -18,7 +18,6 @@ from onnxplain.explanation import Explanation
 from onnxplain.graph.layout import channel_axis
 from onnxplain.methods.job import Job, Progress
 from onnxplain.methods.saliency_options import SaliencyOptions
-from onnxplain.relevance.books import load_rule_book
 from onnxplain.relevance.plan import Plan
 
 RULE_BOOK = "salient-relevance"
@@ -101,7 +100,7 @@ def relevance_plan(job: Job, options: Mapping[str, Any]) -> Plan:
         An option that neither the saliency nor the rule book has.
     """
     settings = {name: value for name, value in options.items() if name not in CONSTANTS}
-    book = load_rule_book(job.rules)
+    book = job.book
     for name in settings:
         if name not in book.settings:
             own = [*list(inspect.signature(salient_relevance).parameters)[1:-1], *sorted(book.settings)]

@@ -112,11 +112,11 @@ def _explained(
         raise UsageError(f"temperature must be a number above 0, not {temperature!r}")
     gate = hard_gate if fusion == "hard" else lambda values: soft_gate(values, temperature)
     started = time.perf_counter()
-    samples, blocks, chosen, sizes = [], [], [], []
+    samples, blocks, chosen, sizes, engine = [], [], [], [], "host"
     stages: Sequence[Stage] = ()
     for index, one in enumerate(asked(job, score, fill)):
         stages = stages or _stages(job, one, layers)
-        features, gradients = _features(job, one, stages)
+        features, gradients, engine = _features(job, one, stages)
         picked = [np.flatnonzero(select(gradient)) for gradient in gradients]
         advance = Counter(job, index, sum(map(len, picked)))
         order = np.random.default_rng(job.seed).permutation if tolerance else np.asarray
@@ -132,6 +132,7 @@ def _explained(
         for found, counts in zip(blocks, chosen, strict=True)
     ]
     e = masked_explanation(job, samples, fused, started)
+    e.engine = engine
     for place, stage in enumerate(stages):
         e.extras[f"block/{stage.tensor.name}"] = np.stack([found[place] for found in blocks]).astype(np.float32)
     if not all(map(any, chosen)):
@@ -143,12 +144,16 @@ def _explained(
 def _stages(job: Job, one: Asked, layers: Layers) -> Sequence[Stage]:
     if layers is None:
         return find_stages(job.model, one.scores.logits, one.feed)
-    names = [name.strip() for name in layers.split(",")] if isinstance(layers, str) else list(layers)
-    return named_stages(job.model, one.scores.logits, one.feed, names)
+    return named_stages(job.model, one.scores.logits, one.feed, named_layers(layers))
 
 
-def _features(job: Job, one: Asked, stages: Sequence[Stage]) -> tuple[list[Floats], list[Doubles]]:
-    """Per layer the feature maps, C x h x w, and the average gradient of the score in each, up to a common factor."""
+def named_layers(layers: str | Sequence[str]) -> list[str]:
+    """The names of tensors, which may stand in one string with commas between."""
+    return [name.strip() for name in layers.split(",")] if isinstance(layers, str) else list(layers)
+
+
+def _features(job: Job, one: Asked, stages: Sequence[Stage]) -> tuple[list[Floats], list[Doubles], str]:
+    """Per layer the feature maps, C x h x w, the average gradient of the score in each, up to a factor; the engine."""
     logits = one.scores.logits
     tensors = tuple(stage.tensor for stage in stages)
     values = job.model.trace([logits, *tensors], one.feed)
@@ -169,7 +174,7 @@ def _features(job: Job, one: Asked, stages: Sequence[Stage]) -> tuple[list[Float
             if gradient is None
             else feature_planes(gradient, stage).mean(axis=(1, 2), dtype=np.float64)
         )
-    return features, gradients
+    return features, gradients, result.engine
 
 
 def above_share(gradients: Doubles, mu: float) -> np.ndarray:

@@ -94,8 +94,6 @@ def _opened(job: Job, interpretation: Interpretation | str | os.PathLike[str] | 
         raise UsageError("vebi needs what 'onnxplain interpret' found: give it as interpretation= (--option)")
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise UsageError(f"top must be a whole number from 1, not {top!r}")
-    if job.work.keep:
-        raise UsageError("vebi gives no relevance of tensors inside the model; leave out at= (--at)")
     if not isinstance(interpretation, Interpretation):
         interpretation = Interpretation.load(interpretation)
     interpretation.check_model(job.model)

@@ -19,7 +19,7 @@ from onnxplain.errors import FailureError, UnsupportedError, UsageError
 from onnxplain.inputs.datasets import Dataset, Record, read_dataset
 from onnxplain.inputs.journal import Journal
 from onnxplain.inputs.loaders import Skipped, contract_for, load_record
-from onnxplain.methods import METHODS, RULE_BOOKS, check_method
+from onnxplain.methods.table import METHODS, check_method
 from onnxplain.metrics.judging import TRIVIAL, Evidence, Judge, Scene, Settings
 from onnxplain.metrics.measures import CURVES, MEASURES, PUBLISHED, Measure
 from onnxplain.metrics.results import Evaluation, Row
@@ -86,7 +86,7 @@ def evaluate(
     output : str, optional
         The output with the classes; the only one by default.
     rules : str, optional
-        Rule book of the methods that take one.
+        Rule book of the methods that take one; at least one must.
     options : mapping of str to mapping, optional
         Options by method.
     score : {"probability", "logit"}
@@ -96,7 +96,7 @@ def evaluate(
     steps : int
         Parts in which insertion and deletion change a picture.
     engine, batch_size, seed
-        As for :func:`onnxplain.explain`.
+        As for :func:`onnxplain.explain`; methods that carry out no plan do without the engine.
     folder : path, optional
         Where the journal is kept; an interrupted evaluation of the same job is continued there.
     progress : callable, optional
@@ -237,10 +237,14 @@ def _methods(
             raise UsageError(f"method {method!r} is named twice")
         own = dict(options.get(method, {}))
         if method not in TRIVIAL:
-            check_method(method, {name: value for name, value in own.items() if name not in _OF_EXPLAIN})
-            if rules is not None and method in RULE_BOOKS:
+            plain = {name: value for name, value in own.items() if name not in _OF_EXPLAIN}
+            if check_method(method, plain, own.get("rules")).rules and rules is not None:
                 own.setdefault("rules", rules)
+        elif own:
+            raise UsageError(f"the map {method!r} explains nothing and has no options")
         asked[method] = own
+    if rules is not None and not any("rules" in own for own in asked.values()):
+        raise UsageError(f"none of the methods {', '.join(methods)} takes a rule book; leave out rules (--rules)")
     for method in options:
         if method not in asked:
             raise UsageError(f"an option is given for {method!r}, which is not among the methods {', '.join(methods)}")

@@ -21,6 +21,7 @@ from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.loaders import Sample
 from onnxplain.methods import explain
 from onnxplain.methods.defaults import contract_options
+from onnxplain.methods.table import METHODS
 from onnxplain.metrics import baselines
 from onnxplain.metrics.measures import Case, Measure
 from onnxplain.metrics.randomization import STAGES
@@ -197,7 +198,7 @@ class Judge:
             method,
             scene.index,
             self.output.name,
-            engine=self.settings.engine,
+            engine=self.settings.engine if METHODS[method].backward else "auto",
             batch_size=self.settings.batch_size,
             seed=scene.seed,
             labels=self.names.labels,

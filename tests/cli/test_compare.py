@@ -75,7 +75,7 @@ def test_salient_relevance_in_the_layout_of_the_paper(classifier, other, picture
     words = ["--method", "salient-relevance", *QUICK]
     assert main(["explain", classifier, f"{pictures}/a.png", *words]) == 0
     streams = capsys.readouterr()
-    assert "of the relevance conserved" in streams.out
+    assert "relevance at the input is " in streams.out
     assert "saliency" in streams.out
     assert "its channels read as RGB" in streams.err
     assert names("onnxplain-out/a") == ["arrays.npz", "explanation.json", "heatmap.png", "overlay.png", "panels.png"]

@@ -28,7 +28,7 @@ def test_picture(classifier, pictures, capsys):
     assert main(["explain", classifier, f"{pictures}/a.png", "-o", "maps"]) == 0
     streams = capsys.readouterr()
     assert "0 red" in streams.out
-    assert "100.0% of the relevance conserved" in streams.out
+    assert "relevance at the input is 100.0% of the target\n" in streams.out
     assert "host engine" in streams.out
     assert re.search(r"time +read [\d.]+ s, forward [\d.]+ s, backward [\d.]+ s, render [\d.]+ s\n", streams.out)
     assert "range: 0, 1 (sidecar net.onnxplain.toml)" in streams.err

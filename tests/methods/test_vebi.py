@@ -103,7 +103,7 @@ def test_wrong_requests_are_answered(pictures: np.ndarray, found: onnxplain.Inte
         (net(), {}, "vebi needs what 'onnxplain interpret' found"),
         (net(), {"interpretation": tmp_path / "nowhere"}, "holds no interpretation"),
         (net(), {"interpretation": found, "top": 0}, "top must be a whole number from 1"),
-        (net(), {"interpretation": found, "at": ["r"]}, "no relevance of tensors inside"),
+        (net(), {"interpretation": found, "at": ["r"]}, "explains at the input only"),
         (net(), {"interpretation": found, "target": "top1-top2"}, "vebi explains one class"),
         (net(), {"interpretation": found, "keep_softmax": True}, "the interpretation is of 'logits'"),
         (other, {"interpretation": found}, "belongs to another model"),

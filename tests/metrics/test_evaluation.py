@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,7 @@ def test_a_picture_that_cannot_be_read(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_method_that_fails_on_a_picture(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxplain.methods import METHODS
+    from onnxplain.methods.table import METHODS
 
     real, calls = METHODS["gradient"], []
 
@@ -255,9 +256,9 @@ def test_a_method_that_fails_on_a_picture(place: Path, monkeypatch: pytest.Monke
         calls.append(job)
         if len(calls) == 2:
             raise FailureError("no gradient today")
-        return real(job)
+        return real.explain(job)
 
-    monkeypatch.setitem(METHODS, "gradient", sometimes)
+    monkeypatch.setitem(METHODS, "gradient", replace(real, explain=sometimes))
     found = judged(place, "gradient", metrics=["drop"])
     assert found.notes == ("gradient failed on 1 of 5 pictures: no gradient today",)
     assert np.isfinite(found["gradient"].measured["drop"].values).tolist() == [True, False, True, True, True]
@@ -265,12 +266,12 @@ def test_a_method_that_fails_on_a_picture(place: Path, monkeypatch: pytest.Monke
 
 
 def test_a_method_that_the_model_does_not_take(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxplain.methods import METHODS
+    from onnxplain.methods.table import METHODS
 
     def never(job: Any) -> Any:
         raise UnsupportedError("op 'Mystery' has no gradient")
 
-    monkeypatch.setitem(METHODS, "gradient", never)
+    monkeypatch.setitem(METHODS, "gradient", replace(METHODS["gradient"], explain=never))
     with pytest.raises(UnsupportedError, match=r"^gradient: op 'Mystery' has no gradient"):
         judged(place, "gradient", metrics=["drop"])
 

@@ -14,6 +14,7 @@ import onnxplain
 from onnxplain.engine.emitter import Emitter
 from onnxplain.engine.host import Host
 from onnxplain.graph.canonize import canonize
+from onnxplain.methods.table import METHODS
 from onnxplain.model import Model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "oracles" / "golden.json").read_text())
@@ -125,7 +126,7 @@ def test_method(vector: dict[str, Any], engine: str) -> None:
         assert parameters == {"quadrature": "right-riemann"}
         e = onnxplain.explain(model, points, "gradient", target, engine=engine)
         found = {name: value.mean(axis=0, keepdims=True) * feed[name] for name, value in e.relevance.items()}
-    elif method in onnxplain.methods.METHODS:
+    elif method in METHODS:
         found = onnxplain.explain(model, feed, method, target, engine=engine).relevance
     else:
         e = onnxplain.explain(model, feed, "lrp", target, rules=method, engine=engine, at=at, **parameters)
