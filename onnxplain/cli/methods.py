@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from onnxplain.cli.output import Output, records
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from onnxplain.cli.output import Output
+
+if TYPE_CHECKING:
+    from onnxplain.catalogue import MethodEntry
+
+WIDTH = 80
 
 
 def methods(out: Output) -> None:
@@ -15,4 +24,19 @@ def methods(out: Output) -> None:
     import onnxplain
 
     known = onnxplain.available_methods()
-    out.result("onnxplain.methods/1", {"methods": known}, lambda: [records(known)])
+    out.result("onnxplain.methods/1", {"methods": known}, lambda: _lines(known))
+
+
+def _lines(known: Sequence[MethodEntry]) -> Iterator[str]:
+    for entry in known:
+        yield entry.name
+        yield _indented(entry.summary, "    ")
+        if entry.options:
+            yield _indented(entry.options, "      ")
+
+
+def _indented(text: str, indent: str) -> str:
+    """Broken between words alone, so that an option can be copied."""
+    return textwrap.fill(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

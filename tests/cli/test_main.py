@@ -123,18 +123,18 @@ class Entry:
 
 def test_table_and_json_of_the_same_result(monkeypatch, capsys):
     monkeypatch.setattr(
-        onnxplain, "available_methods", lambda: [Entry("a" * 300, 3, float("nan")), Entry("b\x1b[0m", 12, 0.5)]
+        onnxplain, "available_rule_books", lambda: [Entry("a" * 300, 3, float("nan")), Entry("b\x1b[0m", 12, 0.5)]
     )
-    assert main(["methods"]) == 0
+    assert main(["rules"]) == 0
     heading, first, second = capsys.readouterr().out.splitlines()
     assert heading.split() == ["name", "width", "share"]
     assert first.split() == ["a" * 300, "3", "nan"]
     assert second.split() == ["b\\x1b[0m", "12", "0.5"]
 
-    assert main(["methods", "--json"]) == 0
+    assert main(["rules", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "schema": "onnxplain.methods/1",
-        "methods": [{"name": "a" * 300, "width": 3, "share": None}, {"name": "b\x1b[0m", "width": 12, "share": 0.5}],
+        "schema": "onnxplain.rules/1",
+        "rule_books": [{"name": "a" * 300, "width": 3, "share": None}, {"name": "b\x1b[0m", "width": 12, "share": 0.5}],
     }
 
 
@@ -143,10 +143,10 @@ def test_json_stays_pure_when_something_prints(monkeypatch, capsys):
         print("chatter")
         return [Entry("a", 1, 1.0)]
 
-    monkeypatch.setattr(onnxplain, "available_methods", chatty)
-    assert main(["methods", "--json"]) == 0
+    monkeypatch.setattr(onnxplain, "available_rule_books", chatty)
+    assert main(["rules", "--json"]) == 0
     streams = capsys.readouterr()
-    assert json.loads(streams.out)["methods"]
+    assert json.loads(streams.out)["rule_books"]
     assert "chatter" in streams.err
 
 
@@ -179,12 +179,12 @@ INTERRUPTIBLE = """
 import signal, sys, time, onnxplain
 from onnxplain.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-def methods():
+def books():
     print("started", file=sys.stderr, flush=True)
     for _ in range(600):  # a signal just before a sleep ends the next one
         time.sleep(0.1)
-onnxplain.available_methods = methods
-sys.exit(main(["methods"]))
+onnxplain.available_rule_books = books
+sys.exit(main(["rules"]))
 """
 
 
@@ -202,9 +202,9 @@ import sys, onnxplain
 from dataclasses import make_dataclass
 from onnxplain.cli import main
 Entry = make_dataclass("Entry", ["name"])
-onnxplain.available_methods = lambda: [Entry("x")]
+onnxplain.available_rule_books = lambda: [Entry("x")]
 sys.stdin.readline()
-sys.exit(main(["methods", *sys.argv[1:]]))
+sys.exit(main(["rules", *sys.argv[1:]]))
 """
 
 

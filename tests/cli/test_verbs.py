@@ -92,3 +92,15 @@ def test_lists(capsys, verb, names):
     document = json.loads(capsys.readouterr().out)
     [entries] = [value for value in document.values() if isinstance(value, list)]
     assert names <= {value for entry in entries for value in entry.values() if isinstance(value, str)}
+
+
+def test_methods_fit_a_terminal(capsys):
+    assert main(["methods"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 80
+    at = shown.index("integrated-gradients")
+    assert shown[at + 1].startswith("    The gradient integrated from a baseline to the input")
+    assert "      baseline=0.0, steps=32" in shown[at:]
+    assert main(["methods", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["methods"]
+    assert [line for line in shown if not line.startswith(" ")] == [entry["name"] for entry in listed]
