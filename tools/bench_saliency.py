@@ -71,7 +71,9 @@ def numpy_mean_distances(
         d_pos = np.hypot(y[:, None] - centre[:, 0], x[:, None] - centre[:, 1], dtype=np.float32) / max(height, width)
         d = np.sqrt(np.maximum(squares, 0)) / (1 + c * d_pos)
         d[pixels[:, None] == own_pixel] = np.inf
-        means[pixels] = np.partition(d, k, axis=1)[:, :k].mean(axis=1)
+        nearest = np.partition(d, min(k, d.shape[1]) - 1, axis=1)[:, :k]
+        found = np.isfinite(nearest)
+        means[pixels] = nearest.sum(axis=1, where=found) / np.maximum(found.sum(axis=1), 1)
         advance(d.size)
     return means.reshape(height, width)
 
@@ -101,6 +103,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="the best run counts")
     parser.add_argument("--without-numpy", action="store_true", help="leave the NumPy version out")
     given = parser.parse_args()
+    if given.side < 2 or given.channels < 1:
+        parser.error("a picture without structure says nothing; --side from 2, --channels from 1")
     found = {}
     for version in ["numba"] if given.without_numpy else ["numba", "numpy"]:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
