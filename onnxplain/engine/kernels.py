@@ -31,6 +31,8 @@ STEP = 4
 """Rows of weights, and rows of a panel, that :func:`_multiply` works on together."""
 DEPTH = 256
 """Rows of a panel."""
+COLUMNS = 2048
+"""Columns of a product of few rows that are added up together."""
 
 
 @_inner
@@ -319,6 +321,22 @@ def _add_tile(
         for k in range(rows):
             c, tap = _tap(first + k, kernel)
             _add_back(sums, k * width, x, n, samples, g, c, box, tap, strides, dilations, corner)
+
+
+@Kernel
+def few_rows(start: int, stop: int, a: Floats, b: Floats, y: Floats) -> None:
+    """y = a b for an ``a`` of few rows, ``COLUMNS`` columns to an item; rows of b that meet zeros are not read."""
+    rows, inner = a.shape
+    width = b.shape[1]
+    flat_b, flat_y = b.reshape(-1), y.reshape(-1)
+    low, high = start * COLUMNS, min(stop * COLUMNS, width)
+    for first in range(low, high, COLUMNS):
+        count = min(COLUMNS, high - first)
+        _fill(flat_y, first, width, rows, count)
+        for k in range(inner):
+            for row in range(rows):
+                if a[row, k] != 0:
+                    _add(a[row, k], flat_b, k * width + first, 0, flat_y, row * width + first, 0, 1, 1, count)
 
 
 @Kernel

@@ -257,7 +257,8 @@ def test_global_pools():
 @pytest.mark.parametrize(
     ("a", "b"),
     [
-        ((4,), (4,)), ((4,), (4, 5)), ((3, 4), (4,)), ((200, 300), (300, 100)), ((100, 300), (300, 200)),
+        ((4,), (4,)), ((4,), (4, 5)), ((3, 4), (4,)), ((1, 300), (300, 5000)), ((4, 70), (70, 2048)),
+        ((200, 300), (300, 100)), ((100, 300), (300, 200)),
         ((8, 1, 40, 64), (3, 64, 50)), ((1, 9, 40, 64), (6, 1, 64, 50)), ((2, 128, 96), (2, 96, 128)),
     ],
 )  # fmt: skip
@@ -265,6 +266,12 @@ def test_matmul_is_numpys(a, b):
     rng = np.random.default_rng(4)
     a, b = rng.standard_normal(a), rng.standard_normal(b)
     np.testing.assert_allclose(XP64.matmul(a, b), np.matmul(a, b), rtol=1e-12, atol=1e-12)
+
+
+def test_few_rows_with_zeros_are_numpys():
+    rng = np.random.default_rng(6)
+    a, b = np.maximum(rng.standard_normal((3, 200)), 0), rng.standard_normal((200, 4099))
+    np.testing.assert_allclose(XP64.matmul(a, b), a @ b, rtol=1e-12, atol=1e-12)
 
 
 def test_matmul_of_transposed_views():
