@@ -141,16 +141,20 @@ class MaskCount:
         The layer's tensor, and why it was taken.
     selected, skipped : tuple of int
         Per sample.
+    used : tuple of int
+        How many of the selected ones the map is made of: fewer than all after an early stop by ``tolerance``.
     """
 
     tensor: str
     reason: str
     selected: tuple[int, ...]
     skipped: tuple[int, ...]
+    used: tuple[int, ...]
 
     def of_sample(self, index: int) -> MaskCount:
         """The counts of one sample."""
-        return replace(self, selected=self.selected[index : index + 1], skipped=self.skipped[index : index + 1])
+        counts = {name: getattr(self, name)[index : index + 1] for name in ("selected", "skipped", "used")}
+        return replace(self, **counts)
 
 
 @dataclass
@@ -381,7 +385,7 @@ class Explanation:
             layers=tuple(content.get("layers", ())),
             origin=Origin(**content["origin"]) if content.get("origin") else None,
             masks=tuple(
-                MaskCount(one["tensor"], one["reason"], tuple(one["selected"]), tuple(one["skipped"]))
+                MaskCount(one["tensor"], one["reason"], *(tuple(one[name]) for name in ("selected", "skipped", "used")))
                 for one in content.get("masks", ())
             ),
             plan_json=content["plan"],

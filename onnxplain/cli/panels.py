@@ -73,7 +73,7 @@ def block_panels(e: Explanation, name: str, index: int, sample: Sample) -> list[
     place = 0 if sample.picture is None else 1
     blocks = [
         (
-            f"{count.tensor}: {count.selected[index]} masks",
+            f"{count.tensor}: {count.used[index]} masks",
             heatmap(_placed(e.extras[f"block/{count.tensor}"][index], sample)),
         )
         for count in e.masks

@@ -80,8 +80,9 @@ class Result:
             yield f"  target  {name}, {target.value:.4g} at {target.tensor}"
             yield f"  method  {e.method} on the {e.engine} engine{_kept(float(e.conserved[index]))}"
             for count in e.masks:
-                chosen, rest = count.selected[index], count.skipped[index]
-                yield f"  layer   {count.tensor}: {chosen} of {chosen + rest} maps as masks ({count.reason})"
+                chosen, rest, used = count.selected[index], count.skipped[index], count.used[index]
+                stopped = "" if used == chosen else f", {used} of them used"
+                yield f"  layer   {count.tensor}: {chosen} of {chosen + rest} maps as masks{stopped} ({count.reason})"
             for name in e.boxes:
                 points = placed(e, name, index, self.sample)
                 if points is not None:

@@ -141,9 +141,12 @@ class ClassScores:
     def _batches(self, name: str, copies: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         waiting = iter(copies)
         while batch := list(islice(waiting, self.batch)):
-            values = np.stack(batch).astype(self.feed[name].dtype, copy=False)
-            others = {other: np.repeat(value, len(batch), axis=0) for other, value in self.feed.items()}
-            yield {**others, name: values}
+            yield self.beside(name, np.stack(batch).astype(self.feed[name].dtype, copy=False))
+
+    def beside(self, name: str, copies: np.ndarray) -> dict[str, np.ndarray]:
+        """The feed of ``copies`` of input ``name``, every other input repeated."""
+        others = {other: value for other, value in self.feed.items() if other != name}
+        return {name: copies, **{other: np.repeat(value, len(copies), axis=0) for other, value in others.items()}}
 
     def _fitting(self) -> int:
         recording = self.model.recording(self.feed, self.output, 1)

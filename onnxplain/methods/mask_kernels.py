@@ -43,14 +43,13 @@ def _upsample(
                 mask[i, j] = value
                 low[j] = value if value < low[j] else low[j]
                 high[j] = value if value > high[j] else high[j]
+        lowest, factor = np.float32(0), np.float32(1)
         if scaled:
             lowest, highest = low.min(), high.max()
             factor = 1 / (highest - lowest) if highest > lowest else np.float32(0)
-            for i in range(height):
-                for j in range(width):
-                    mask[i, j] = (mask[i, j] - lowest) * factor
         for i in range(height):
             for j in range(width):
+                mask[i, j] = (mask[i, j] - lowest) * factor
                 area[j] += mask[i, j]
         areas[b] = area.sum()
 
@@ -84,10 +83,11 @@ def _accumulate(start: int, stop: int, masks: Floats, weights: Doubles, total: D
     """``total += sum over b of weights[b] * masks[b]``, every pixel in the order of the masks."""
     end = min(stop * BLOCK, len(total))
     for first in range(start * BLOCK, end, BLOCK):
-        last = min(first + BLOCK, end)
+        part = total[first : min(first + BLOCK, end)]
         for b in range(len(masks)):
-            for p in range(first, last):
-                total[p] += weights[b] * masks[b, p]
+            mask, weight = masks[b, first:], weights[b]
+            for p in range(len(part)):
+                part[p] += weight * mask[p]
 
 
 upsample = Kernel(_upsample)

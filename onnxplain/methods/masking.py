@@ -123,9 +123,8 @@ class Asked:
         return self._held[0][:block], self._held[1][:block]
 
     def _of(self, copies: np.ndarray) -> Doubles:
-        others = {name: np.repeat(value, len(copies), axis=0) for name, value in self.feed.items()}
         copies = copies.astype(self.feed[self.picture.name].dtype, copy=False)
-        scores = self.scores.of({**others, self.picture.name: copies}) @ self.weights
+        scores = self.scores.of(self.scores.beside(self.picture.name, copies)) @ self.weights
         if not np.isfinite(scores).all():
             raise FailureError("the model gave NaN or Inf for a masked picture")
         return np.asarray(scores)
@@ -310,12 +309,16 @@ def feature_planes(value: np.ndarray, stage: Stage) -> Floats:
 
 
 def noted(
-    e: Explanation, stages: Sequence[Stage], selected: Sequence[Sequence[int]], skipped: Sequence[Sequence[int]]
+    e: Explanation,
+    stages: Sequence[Stage],
+    selected: Sequence[Sequence[int]],
+    skipped: Sequence[Sequence[int]],
+    used: Sequence[Sequence[int]],
 ) -> Explanation:
     """Enter the layers, and how many of the maps of each became masks, per sample."""
     e.layers = tuple(stage.tensor.name for stage in stages)
     e.masks = tuple(
-        MaskCount(stage.tensor.name, stage.reason, tuple(some), tuple(rest))
-        for stage, some, rest in zip(stages, selected, skipped, strict=True)
+        MaskCount(stage.tensor.name, stage.reason, *map(tuple, counts))
+        for stage, *counts in zip(stages, selected, skipped, used, strict=True)
     )
     return e

@@ -53,7 +53,7 @@ def score_cam(
         maps.append(_joined(features, weights / weights.sum(), one.size))
         samples.append(one)
         counts.append(len(features))
-    return noted(masked_explanation(job, samples, maps, started), stages, [counts], [[0] * len(counts)])
+    return noted(masked_explanation(job, samples, maps, started), stages, [counts], [[0] * len(counts)], [counts])
 
 
 def _stage(job: Job, one: Asked, layer: str | None) -> Stage:

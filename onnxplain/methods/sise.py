@@ -112,7 +112,7 @@ def _explained(
         raise UsageError(f"temperature must be a number above 0, not {temperature!r}")
     gate = hard_gate if fusion == "hard" else lambda values: soft_gate(values, temperature)
     started = time.perf_counter()
-    samples, blocks, chosen, sizes, engine = [], [], [], [], "host"
+    samples, blocks, chosen, used, sizes, engine = [], [], [], [], [], "host"
     stages: Sequence[Stage] = ()
     for index, one in enumerate(asked(job, score, fill)):
         stages = stages or _stages(job, one, layers)
@@ -120,25 +120,27 @@ def _explained(
         picked = [np.flatnonzero(select(gradient)) for gradient in gradients]
         advance = Counter(job, index, sum(map(len, picked)))
         order = np.random.default_rng(job.seed).permutation if tolerance else np.asarray
-        blocks.append([
+        found = [
             visualization(one, planes, order(picks), advance, tolerance)
             for planes, picks in zip(features, picked, strict=True)
-        ])  # fmt: skip
+        ]
+        blocks.append([block for block, _ in found])
+        used.append([count for _, count in found])
         samples.append(one)
         chosen.append([len(picks) for picks in picked])
         sizes.append([len(planes) for planes in features])
     fused = [
-        fuse([block for block, count in zip(found, counts, strict=True) if count], gate, samples[0].size)
-        for found, counts in zip(blocks, chosen, strict=True)
+        fuse([block for block, count in zip(shown, counts, strict=True) if count], gate, samples[0].size)
+        for shown, counts in zip(blocks, chosen, strict=True)
     ]
     e = masked_explanation(job, samples, fused, started)
     e.engine = engine
     for place, stage in enumerate(stages):
-        e.extras[f"block/{stage.tensor.name}"] = np.stack([found[place] for found in blocks]).astype(np.float32)
+        e.extras[f"block/{stage.tensor.name}"] = np.stack([shown[place] for shown in blocks]).astype(np.float32)
     if not all(map(any, chosen)):
         e.notes += ("no feature map of any layer speaks for the target: there the map is zero",)
     selected = np.array(chosen).T
-    return noted(e, stages, selected.tolist(), (np.array(sizes).T - selected).tolist())
+    return noted(e, stages, selected.tolist(), (np.array(sizes).T - selected).tolist(), np.array(used).T.tolist())
 
 
 def _stages(job: Job, one: Asked, layers: Layers) -> Sequence[Stage]:
@@ -193,8 +195,10 @@ def above_otsu(gradients: Doubles) -> np.ndarray:
     return above if above.any() else positive
 
 
-def visualization(one: Asked, planes: Floats, picks: np.ndarray, advance: Advance, tolerance: float) -> Doubles:
-    """The visualization map of a layer: masks weighted by score and divided by their area, min-max scaled."""
+def visualization(
+    one: Asked, planes: Floats, picks: np.ndarray, advance: Advance, tolerance: float
+) -> tuple[Doubles, int]:
+    """The visualization map of a layer, masks weighted by score over area and scaled, and how many were used."""
     upsampled = Upsampled(planes, one.size)
 
     def draw(start: int, masks: Floats, areas: Doubles) -> None:
@@ -203,8 +207,8 @@ def visualization(one: Asked, planes: Floats, picks: np.ndarray, advance: Advanc
     def weigh(scores: Doubles, areas: Doubles) -> Doubles:
         return np.divide(scores, areas, out=np.zeros_like(scores), where=areas > 0)
 
-    total, _ = add_up(one, len(picks), draw, weigh, advance, tolerance)
-    return min_max(total)
+    total, used = add_up(one, len(picks), draw, weigh, advance, tolerance)
+    return min_max(total), used
 
 
 def fuse(blocks: Sequence[Doubles], gate: Callable[[Doubles], np.ndarray], size: tuple[int, int]) -> Doubles:

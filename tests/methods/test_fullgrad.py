@@ -74,11 +74,21 @@ def test_everything_sums_to_the_target(net: str) -> None:
         np.testing.assert_allclose(e.extras["completeness_gap"], value - shares.sum(axis=1), atol=1e-9)
 
 
-def test_without_post_processing_the_map_sums_to_all_shares_with_places() -> None:
-    e = explain("residual", absolute=False, rescale=False, upsampling="nearest")
-    plain = onnxplain.explain(load("residual", 18), samples("residual"), "fullgrad")
-    assert (plain.map() >= 0).all()
-    assert (e.map() < 0).any()
+def test_without_post_processing_the_map_is_the_sum_of_all_parts_with_places() -> None:
+    """Each pixel gets the nearest value of every layer, whose centres lie at (i + 1/2) / n; a tie goes to the first."""
+    layers = explain("residual").layers
+    e = explain("residual", absolute=False, rescale=False, upsampling="nearest", at=layers)
+    height, width = samples("residual").shape[2:]
+    expected = e.relevance["input"].sum(axis=1)
+    placed = [e.at[name].sum(axis=1) for name in layers if e.at[name].ndim == 4]
+    assert 0 < len(placed) < len(layers)
+    for part in placed:
+        rows, columns = (
+            -(-(2 * np.arange(n) + 1) * m // (2 * n)) - 1 for n, m in zip((height, width), part.shape[1:], strict=True)
+        )
+        expected = expected + part[:, rows][:, :, columns]
+    assert error(e.map(), expected) < 1e-5
+    assert (expected < 0).any()
 
 
 def test_worked_by_hand() -> None:
