@@ -6,8 +6,9 @@
 PICTURES holds files named as in an8Flower, PICTURES_MASK or --masks the masks. Plants, not pictures, are divided into
 folds, so no plant is in two. For each fold the features of the classes are found on the other four, with mu 5 as the
 paper does, and every method explains the predicted class of a seeded choice of the fold's pictures. A map's score is
-the exact area under its IoU with the mask over all thresholds, in percent; the table has the mean of the folds'
-means and their deviation. Below it stand the accuracy and the mean score of the right class on the same pictures when
+the exact area under its IoU with the mask over all thresholds, in percent, of its positive part, or of its magnitude
+where it is a gradient, whose sign does not tell for or against; the table has the mean of the folds' means and their
+deviation. Below it stand the accuracy and the mean score of the right class on the same pictures when
 the relevant filters of their class are set to 0, and when as many random ones are. Interrupted, the evaluation goes on
 where it was.
 """
@@ -37,6 +38,8 @@ REMEDY = {"stride_artifacts": "remedy"}
 REMEDIED = ("vebi", "guided-backprop", "deconvnet")
 """Methods that are measured with the remedy against the grid of strides as well."""
 
+GRADIENTS = ("gradient", "smoothgrad", "guided-backprop", "deconvnet", "guided-grad-cam")
+
 
 def folds(flowers: An8Flower, test: int, seed: int) -> Iterator[tuple[Dataset, Dataset]]:
     """Per fold, the pictures of the other plants, and ``test`` pictures per class of its own."""
@@ -56,19 +59,23 @@ def scores(model: onnxplain.Model, known: Dataset, tested: Dataset, given: argpa
     features = folder / "features"
     onnxplain.interpret(model, known, mu=MU, folder=folder / "responses").save(features)
     told: dict[str, dict[str, Any]] = {"vebi": {"interpretation": str(features)}, "rise": {"masks": given.masked}}
+    signed = [name for name in given.methods if name not in GRADIENTS]
+    unsigned = [name for name in given.methods if name in GRADIENTS]
     means: Scores = {}
-    for added, methods in (({}, given.methods), (REMEDY, [name for name in REMEDIED if name in given.methods])):
-        if not methods:
-            continue
-        result = onnxplain.evaluate(
-            model, tested, methods, [MEASURE], masks=given.masks, folder=folder, seed=given.seed,
-            options={name: {**told.get(name, {}), **added} for name in methods},
-        )  # fmt: skip
-        for note in result.notes:
-            print(note, file=sys.stderr)
-        for row in result.rows:
-            values = row.measured[MEASURE].values
-            means[row.method + (", remedy" if added and not row.trivial else "")] = float(np.nanmean(values))
+    for methods, evidence, own in ((signed, "positive", folder), (unsigned, "absolute", folder / "gradients")):
+        for added in ({}, REMEDY):
+            asked = [name for name in methods if not added or name in REMEDIED]
+            if not asked:
+                continue
+            result = onnxplain.evaluate(
+                model, tested, asked, [MEASURE], masks=given.masks, evidence=evidence, folder=own, seed=given.seed,
+                options={name: {**told.get(name, {}), **added} for name in asked},
+            )  # fmt: skip
+            for note in result.notes:
+                print(note, file=sys.stderr)
+            for row in result.rows:
+                name = row.method + (", remedy" if added and not row.trivial else "")
+                means[name] = float(np.nanmean(row.measured[MEASURE].values))
     return means
 
 
