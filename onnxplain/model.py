@@ -127,7 +127,7 @@ class Model:
         missing = [name for name in known if name not in feed]
         if missing:
             raise UsageError(f"{self.label} also needs input {', '.join(missing)}")
-        checked = {name: _check_array(np.asarray(value), known[name], self.label) for name, value in feed.items()}
+        checked = {name: _check_array(np.asarray(value), known[name]) for name, value in feed.items()}
         empty = [name for name, value in checked.items() if not value.size and 0 not in (known[name].shape or ())]
         if empty:
             raise UsageError(f"input {empty[0]!r} holds no samples")
@@ -307,7 +307,7 @@ def _difference(found: Feed, expected: Feed) -> tuple[str, float, float] | None:
     return None
 
 
-def _check_array(value: np.ndarray, tensor: Tensor, label: str) -> np.ndarray:
+def _check_array(value: np.ndarray, tensor: Tensor) -> np.ndarray:
     expected = tensor.dtype
     if expected is None or tensor.shape is None:
         return value

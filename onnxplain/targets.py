@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -270,7 +270,6 @@ def parse_target(
     output: str | None = None,
     labels: Sequence[str] | None = None,
     keep_softmax: bool = False,
-    tensors: Mapping[str, Tensor] | None = None,
 ) -> Target:
     """Settle the output and where the seed stands.
 

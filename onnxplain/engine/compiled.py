@@ -102,13 +102,6 @@ class SymbolicValues:
             )
         return self._small.constant(tensor)
 
-    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
-        """See :meth:`onnxplain.ops.base.Values.losses`."""
-        xp = self.xp
-        zero = xp.where(xp.equal(z, 0.0), r, 0.0)
-        bias = None if b is None else xp.sum_samples(s * b)
-        return xp.sum_samples(s * xp.sign(z)), xp.sum_samples(zero), bias
-
     def samples_first(self, tensor: Tensor) -> bool:
         """Whether axis 0 counts the samples and no other axis grows with them; true where the batch is fixed."""
         shape = self.shape(tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,11 @@ class ElementEmitter(Recorder):
     def sum_samples(self, x: Array) -> Array:
         return self.sum(x, tuple(range(1, len(x.shape))))
 
+    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
+        zero = self.where(self.equal(z, 0.0), r, 0.0)
+        bias = None if b is None else self.sum_samples(s * b)
+        return self.sum_samples(s * self.sign(z)), self.sum_samples(zero), bias
+
     def argmax(self, x: Array, axis: int) -> Array:
         if not isinstance(x, Sym):
             return self.host.argmax(x, axis)
@@ -248,13 +253,4 @@ class ElementEmitter(Recorder):
         positions = np.arange(size, dtype=np.int64).reshape(shape)
         return self.cast(self.equal(index, positions))
 
-    def resize_matrix(
-        self,
-        attributes: Mapping[str, Any],
-        size: int,
-        out: int,
-        scale: float | None,
-        roi: tuple[float, float] | None,
-        beside: tuple[int, int] = (1, 1),
-    ) -> np.ndarray:
-        return resize_matrix(attributes, size, out, scale, roi, beside)
+    resize_matrix = staticmethod(resize_matrix)

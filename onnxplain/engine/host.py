@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -40,6 +40,12 @@ class Host:
         from onnxplain.engine import kernels  # numba takes most of a second to import
 
         return kernels
+
+    @functools.cached_property
+    def _elements(self) -> ModuleType:
+        from onnxplain.engine import element_kernels
+
+        return element_kernels
 
     # creation
 
@@ -123,7 +129,7 @@ class Host:
         g, y = self._dense(g), self._dense(y)
         out = np.empty(g.shape, self.dtype)
         bounds = [self.dtype.type(bound or 0) for bound in (low, high)]
-        self._kernels.mask(
+        self._elements.mask(
             g.size, g.size, g.reshape(-1), y.reshape(-1), out.reshape(-1), *bounds, low is not None, high is not None
         )
         return out
@@ -131,7 +137,7 @@ class Host:
     def ratio(self, r: Array, z: Array, epsilon: float, nonnegative: bool = False) -> Array:
         r, z = (self._dense(array) for array in np.broadcast_arrays(r, z))
         out = np.empty(r.shape, self.dtype)
-        self._kernels.ratio(r.size, r.size, r.reshape(-1), z.reshape(-1), out.reshape(-1), self.dtype.type(epsilon))
+        self._elements.ratio(r.size, r.size, r.reshape(-1), z.reshape(-1), out.reshape(-1), self.dtype.type(epsilon))
         return out
 
     # reductions
@@ -144,15 +150,14 @@ class Host:
             return np.asarray(np.sum(x, axis=tuple(range(1, x.ndim)), dtype=np.float64))
         rows = x.shape[:2] if x.ndim > 2 else x.shape[:1]
         out = np.empty(math.prod(rows))
-        self._kernels.sums(len(out), max(1, x.size // 8), self._dense(x).reshape(len(out), -1), out)
+        self._elements.sums(len(out), max(1, x.size // 8), self._dense(x).reshape(len(out), -1), out)
         return out.reshape(len(x), -1).sum(axis=1)
 
     def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
-        """What :meth:`onnxplain.ops.base.Values.losses` asks for, in one pass."""
         rows = s.shape[:2] if s.ndim > 2 else s.shape[:1]
         out = np.empty((math.prod(rows), 3))
         arrays = (self._dense(np.broadcast_to(each, s.shape)).reshape(len(out), -1) for each in (r, s, z))
-        self._kernels.losses(len(out), s.size, *arrays, out)
+        self._elements.losses(len(out), s.size, *arrays, out)
         sums = out.reshape(len(s), -1, 3)
         bias = None
         if b is not None:
@@ -207,16 +212,7 @@ class Host:
         positions = np.arange(size).reshape([size if i == axis else 1 for i in range(index.ndim)])
         return (index == positions).astype(self.dtype)
 
-    def resize_matrix(
-        self,
-        attributes: Mapping[str, Any],
-        size: int,
-        out: int,
-        scale: float | None,
-        roi: tuple[float, float] | None,
-        beside: tuple[int, int] = (1, 1),
-    ) -> Array:
-        return resize_matrix(attributes, size, out, scale, roi, beside)
+    resize_matrix = staticmethod(resize_matrix)
 
     # products and windows
 

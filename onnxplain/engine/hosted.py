@@ -49,12 +49,6 @@ class Trace:
         """The value of a static tensor."""
         return self.recording.constant(tensor)
 
-    def losses(
-        self, r: np.ndarray, s: np.ndarray, z: np.ndarray, b: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """See :meth:`onnxplain.ops.base.Values.losses`."""
-        return self.xp.losses(r, s, z, b)
-
 
 Ledger = dict[str, dict[str, np.ndarray]]
 """Layer name to columns: ``in``, ``out`` and what was absorbed, one number per sample."""

@@ -87,6 +87,9 @@ class Namespace(Protocol):
     def sum_samples(self, x: Array) -> Array:
         """Sum over all axes but the first, as a vector over the batch; in float64 where the engine can."""
 
+    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
+        """Sums over each sample: of s * sgn(z), of r where z is 0, and of s * b where there is a bias."""
+
     def max(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array: ...
     def argmax(self, x: Array, axis: int) -> Array:
         """Index of the first maximum, the axis kept with length 1, int64."""

@@ -29,6 +29,9 @@ _TOKEN = _Token()
 
 
 class _Namespace:
+    def losses(self, *_: Any) -> tuple[_Token, _Token, _Token]:
+        return _TOKEN, _TOKEN, _TOKEN
+
     def __getattr__(self, primitive: str) -> Any:
         return lambda *args, **settings: _TOKEN
 
@@ -50,9 +53,6 @@ class _Scout:
 
     def constant(self, tensor: Tensor) -> np.ndarray:
         return self._recording.constant(tensor)
-
-    def losses(self, *_: Any) -> tuple[_Token, _Token, _Token]:
-        return _TOKEN, _TOKEN, _TOKEN
 
 
 def tensors_read(plan: Plan, recording: Recording, nonnegative: Set[Tensor], ledger: bool) -> set[Tensor]:

@@ -20,8 +20,6 @@ from onnxplain.methods.job import Job, Progress
 from onnxplain.methods.saliency_options import SaliencyOptions
 from onnxplain.relevance.plan import Plan
 
-RULE_BOOK = "salient-relevance"
-
 CONSTANTS = {field.name: field for field in dataclasses.fields(SaliencyOptions)}
 """The options that context-aware saliency takes."""
 

@@ -54,9 +54,6 @@ class Values(Protocol):
     def constant(self, tensor: Tensor) -> Any:
         """The numpy value of a static tensor."""
 
-    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
-        """Sums over each sample: of s * sgn(z), of r where z is 0, and of s * b where there is a bias."""
-
 
 class At:
     """A layer during a walk: its attributes and, on demand, the values around it.

@@ -49,7 +49,7 @@ def absorb(at: At, r: Array, s: Array, z: Array, b: Array | None, epsilon: float
     """Enter in the ledger what r = s * stab(z) loses: s * b, s * epsilon * sgn(z), and all of r where z is 0."""
     if at.absorbed is None:
         return
-    signed, zero, bias = at.values.losses(r, s, at.xp.abs(z) if unsigned else z, b)
+    signed, zero, bias = at.xp.losses(r, s, at.xp.abs(z) if unsigned else z, b)
     at.enter("stabilizer", signed * epsilon)
     at.enter("zero", zero)
     if bias is not None:

@@ -201,8 +201,9 @@ for axes in (1, 2, 3):
             xp.conv_input_grad(y, w, window, group, (9,) * axes)
         xp.max_unpool(xp.max_pool(view, window), view, window)
         xp.ratio(xp.mask(view, x, None, 6), x[:1], 0)
-from onnxplain.engine import kernels
-compiled = [k._compiled for k in vars(kernels).values() if isinstance(k, kernels.Kernel)]
+from onnxplain.engine import element_kernels, kernels
+every = [*vars(element_kernels).values(), *vars(kernels).values()]
+compiled = [k._compiled for k in every if isinstance(k, kernels.Kernel)]
 print(sum(len(c.signatures) for c in compiled), sum(sum(c.stats.cache_hits.values()) for c in compiled))
 """
     assert python(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["7", "0"]

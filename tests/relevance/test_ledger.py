@@ -264,4 +264,4 @@ def test_the_compiled_engine_keeps_none_unless_asked() -> None:
 @pytest.mark.parametrize("method", ["gradient", "input-x-gradient", "smoothgrad", "guided-backprop", "deconvnet"])
 def test_gradients_have_no_ledger(method: str, engine: str) -> None:
     model, x = load("plain"), np.load(ORACLES / "plain.npz")["input"]
-    assert onnxplain.explain(model, x, method, engine=engine, ledger=True).ledger is None
+    assert onnxplain.explain(model, x, method, engine=engine).ledger is None
