@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from onnxplain.errors import FailureError, UsageError
-from onnxplain.files import atomic_folder
+from onnxplain.errors import UsageError
 from onnxplain.origin import Origin
+from onnxplain.saved import opened, save
 from onnxplain.targets import Chosen
 from onnxplain.version import __version__
 
@@ -320,9 +317,7 @@ class Explanation:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write arrays.npz and explanation.json, both or none."""
-        with atomic_folder(folder) as made:
-            np.savez_compressed(made / "arrays.npz", **self.arrays())  # type: ignore[arg-type]
-            (made / "explanation.json").write_text(json.dumps(self.to_json(), indent=2), encoding="utf-8")
+        save(folder, "explanation", self.to_json(), self.arrays())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Explanation:
@@ -335,22 +330,9 @@ class Explanation:
         FailureError
             It is corrupt or of another schema.
         """
-        place = Path(folder)
-        try:
-            content = json.loads((place / "explanation.json").read_text(encoding="utf-8"))
-            with np.load(place / "arrays.npz", allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except FileNotFoundError as error:
-            raise UsageError(f"{place} holds no explanation: {Path(error.filename).name} is missing") from error
-        except (ValueError, OSError, BadZipFile) as error:
-            raise FailureError(f"the explanation in {place} cannot be read: {error}") from error
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise FailureError(f"{place}: schema {schema!r} is not {SCHEMA!r}")
-        try:
-            return cls._from(content, arrays)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FailureError(f"the explanation in {place} cannot be read: it lacks or misplaces {error}") from error
+        with opened(folder, "explanation", SCHEMA) as (content, arrays):
+            loaded = cls._from(content, arrays)
+        return loaded
 
     @classmethod
     def _from(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Explanation:

@@ -22,6 +22,7 @@ MODULES = {
 ORDER = (
     ("errors", "version"),
     ("files", "origin", "resources"),
+    ("saved",),
     ("graph",),
     ("engine.namespace",),
     ("ops",),

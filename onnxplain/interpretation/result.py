@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
 from onnxplain.engine.responses import Filters
-from onnxplain.errors import FailureError, UsageError
-from onnxplain.files import atomic_folder
+from onnxplain.errors import UsageError
 from onnxplain.model import Model
+from onnxplain.saved import opened, save
 from onnxplain.version import __version__
 
 SCHEMA = "onnxplain.interpretation/1"
@@ -187,10 +185,8 @@ class Interpretation:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write interpretation.json and arrays.npz, both or none; docs/formats.md documents them."""
-        with atomic_folder(folder) as made:
-            arrays = {name: getattr(self, name) for name in self._ARRAYS}
-            np.savez_compressed(made / "arrays.npz", samples=np.array(self.samples, np.str_), **arrays)
-            (made / "interpretation.json").write_text(json.dumps(self.to_json(), indent=2), encoding="utf-8")
+        arrays = {name: getattr(self, name) for name in self._ARRAYS}
+        save(folder, "interpretation", self.to_json(), {"samples": np.array(self.samples, np.str_), **arrays})
         self.folder = Path(folder)
 
     @classmethod
@@ -210,22 +206,7 @@ class Interpretation:
         FailureError
             It is corrupt or of another schema.
         """
-        place = Path(folder)
-        try:
-            content = json.loads((place / "interpretation.json").read_text(encoding="utf-8"))
-            with np.load(place / "arrays.npz", allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (FileNotFoundError, NotADirectoryError) as error:
-            missing = Path(error.filename).name
-            raise UsageError(
-                f"{place} holds no interpretation: {missing} is missing; 'onnxplain interpret' makes one"
-            ) from error
-        except (ValueError, OSError, EOFError, BadZipFile) as error:
-            raise FailureError(f"the interpretation in {place} cannot be read: {error}") from error
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise FailureError(f"{place}: schema {schema!r} is not {SCHEMA!r}")
-        try:
+        with opened(folder, "interpretation", SCHEMA, "; 'onnxplain interpret' makes one") as (content, arrays):
             loaded = cls(
                 content["model"],
                 content["target"],
@@ -236,12 +217,8 @@ class Interpretation:
                 skipped=tuple((entry["sample"], entry["error"]) for entry in content["skipped"]),
                 settings=content["settings"],
                 notes=tuple(content["notes"]),
-                folder=place,
+                folder=Path(folder),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FailureError(
-                f"the interpretation in {place} cannot be read: it lacks or misplaces {error}"
-            ) from error
         if model is not None:
             loaded.check_model(model)
         return loaded

@@ -81,14 +81,18 @@ def heatmap(values: np.ndarray, signed: bool | None = None, percentile: float | 
     numpy.ndarray
         uint8, H x W x 3, RGB.
     """
-    share = scaled(values, percentile)
-    unseen = np.isnan(share)
-    share = np.nan_to_num(share, copy=False)
-    if signed is None:
-        signed = bool((share < 0).any())
+    share, unseen, signed = _shares(values, signed, percentile)
     coloured = _coloured(share, signed)
     coloured[unseen] = _UNSEEN
     return coloured
+
+
+def _shares(values: np.ndarray, signed: bool | None, percentile: float | None) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The scaled map, where the model saw nothing, and whether both signs are drawn."""
+    share = scaled(values, percentile)
+    unseen = np.isnan(share)
+    share = np.nan_to_num(share, copy=False)
+    return share, unseen, bool((share < 0).any()) if signed is None else signed
 
 
 def _coloured(share: np.ndarray, signed: bool) -> Bytes:
@@ -116,11 +120,7 @@ def overlay(
     numpy.ndarray
         uint8, H x W x 3, RGB.
     """
-    share = scaled(values, percentile)
-    unseen = np.isnan(share)
-    if signed is None:
-        signed = bool((share < 0).any())
-    share = np.nan_to_num(share, copy=False)
+    share, unseen, signed = _shares(values, signed, percentile)
     strength = np.abs(share) if signed else np.maximum(share, 0)
     alpha = (_OPACITY * np.sqrt(strength))[..., np.newaxis]
     grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
