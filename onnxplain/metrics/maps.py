@@ -78,20 +78,7 @@ def top_iou(values: ArrayLike, mask: ArrayLike, *, share: float = TOP_SHARE) -> 
 def box_score(values: ArrayLike, mask: ArrayLike) -> float:
     """Bounding-box score (SISE): share of the map's top N pixels inside, N being the size of the mask.
 
-    Parameters
-    ----------
-    values, mask
-        As in `energy_in_box`.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
-
-    Raises
-    ------
-    UsageError, FailureError
-        As `energy_in_box`.
+    Parameters and errors as of `energy_in_box`; between 0 and 1.
     """
     s, g = _checked(values, mask)
     if not s.any():
@@ -163,20 +150,7 @@ def area_under_iou(values: ArrayLike, mask: ArrayLike) -> float:
     the threshold. It is a staircase, so the area over all thresholds from 0 to 1 is exact, without a grid. A constant
     map, which has no thresholds, gives the IoU of the whole picture.
 
-    Parameters
-    ----------
-    values, mask
-        As in `energy_in_box`.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
-
-    Raises
-    ------
-    UsageError, FailureError
-        As `energy_in_box`.
+    Parameters and errors as of `energy_in_box`; between 0 and 1.
     """
     s, g = _checked(values, mask)
     if not s.any():
