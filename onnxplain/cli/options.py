@@ -75,9 +75,15 @@ KeepSoftmax = Annotated[
 MethodOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", metavar="KEY=VALUE", help="An option of the method, such as steps=64; may be given several times."
+        "--option",
+        metavar="KEY=VALUE",
+        help="An option of the method, such as steps=64, lab=false, long_side=null or 'patch=[7,5,3,3]'; "
+        "may be given several times.",
     ),
 ]
+
+
+_PYTHON = {"True": True, "False": False, "None": None}
 
 
 def split_providers(providers: str | None) -> list[str] | None:
@@ -91,7 +97,8 @@ def method_options(pairs: Sequence[str] | None, keep_softmax: bool = False) -> d
     Parameters
     ----------
     pairs : sequence of str or None
-        A value is read as JSON (``0.5``, ``true``, ``[0, 1]``), and as text where it is none.
+        A value is read as JSON (``0.5``, ``true``, ``null``, ``[0, 1]``) or as Python's ``True``, ``False`` or
+        ``None``, and as text where it is none of these.
     keep_softmax : bool
         Adds the option of that name.
 
@@ -115,5 +122,5 @@ def method_options(pairs: Sequence[str] | None, keep_softmax: bool = False) -> d
         try:
             options[key] = json.loads(text)
         except ValueError:
-            options[key] = text
+            options[key] = _PYTHON.get(text, text)
     return options
