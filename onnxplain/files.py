@@ -8,10 +8,34 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 from onnxplain.errors import FailureError
+
+
+class Opened:
+    """Files that stay open until :meth:`close`, or the end of a ``with`` block.
+
+    Parameters
+    ----------
+    files : ExitStack
+        Closes them.
+    """
+
+    def __init__(self, files: ExitStack) -> None:
+        self._opened = files
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; another process may continue."""
+        self._opened.close()
 
 
 @contextmanager

@@ -14,17 +14,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 
 from onnxplain.errors import FailureError, UsageError
+from onnxplain.files import Opened
 
 _FORMAT = "onnxplain.journal/1"
 _ARRAY = "__npy__"
 
 
-class Journal:
+class Journal(Opened):
     """Append-only record of finished samples, resumed after an interruption.
 
     Killing the process at any moment loses no record that was appended and doubles none: a last line that was cut off
@@ -66,17 +67,7 @@ class Journal:
                 self._reader = opened.enter_context(open(self.path, "rb"))
             except OSError as error:
                 raise FailureError(f"{self.path} cannot be used as a journal: {error.strerror}") from error
-            self._opened = opened.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; another process may continue."""
-        self._opened.close()
+            super().__init__(opened.pop_all())
 
     def __len__(self) -> int:
         return len(self._places)

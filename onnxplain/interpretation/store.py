@@ -6,17 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from onnxplain.errors import FailureError
+from onnxplain.files import Opened
 from onnxplain.inputs.journal import Journal
 
 _ROWS = "responses.f32"
 
 
-class ResponseStore:
+class ResponseStore(Opened):
     """Rows of responses and the class predicted for each; what was added survives a kill at any moment.
 
     A row is on the disk before its entry in the journal is, so an entry without its row does not exist, and a row
@@ -53,17 +54,7 @@ class ResponseStore:
                 self._rows.truncate(len(self.ids) * width * 4)
             except OSError as error:
                 raise FailureError(f"{self._path} cannot be written: {error.strerror}") from error
-            self._opened = opened.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the files; another process may continue."""
-        self._opened.close()
+            super().__init__(opened.pop_all())
 
     def __contains__(self, row: int) -> bool:
         return self.ids[row] in self._journal
