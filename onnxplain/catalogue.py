@@ -84,6 +84,12 @@ def available_ops() -> list[OpEntry]:
 def inspect(model: Model | str | os.PathLike[str] | bytes, preprocess: str | None = None) -> dict[str, Any]:
     """What a model file holds and how much of it can be explained.
 
+    Parameters
+    ----------
+    model : Model, path or bytes
+    preprocess : str, optional
+        How pictures are prepared, as for :func:`onnxplain.inputs.contract.discover`.
+
     Returns
     -------
     dict

@@ -29,9 +29,7 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="The first ONNX file.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The second ONNX file.")],
     inputs: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Pictures, folders of them, or quoted globs.")],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")
-    ] = "onnxplain-compare",
+    output: options.OutputFolder = "onnxplain-compare",
     method: options.Method = "lrp",
     rules: options.Rules = None,
     target: options.Target = None,

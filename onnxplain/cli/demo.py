@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import typer
 
+from onnxplain.cli import options
 from onnxplain.cli.output import Output, table
 from onnxplain.files import atomic_folder, check_writable
 from onnxplain.resources import resource
@@ -25,9 +25,7 @@ SHOWN = 6
 
 def demo(
     out: Output,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")
-    ] = "onnxplain-demo",
+    output: options.OutputFolder = "onnxplain-demo",
 ) -> None:
     """Explain a small model that comes along, on pictures whose answer is known.
 

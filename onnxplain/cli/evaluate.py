@@ -54,9 +54,7 @@ def evaluate(
         str | None,
         typer.Option("--class-map", metavar="FILE", help="JSON: which indices a class of the boxes stands for."),
     ] = None,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")
-    ] = "onnxplain-evaluation",
+    output: options.OutputFolder = "onnxplain-evaluation",
     target: Annotated[
         str,
         typer.Option(

@@ -37,9 +37,7 @@ def interpret(
     out: Output,
     model: options.ModelFile,
     dataset: DatasetPath,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")
-    ] = "onnxplain-interpretation",
+    output: options.OutputFolder = "onnxplain-interpretation",
     labels: Annotated[
         Literal["predicted", "given"],
         typer.Option("--labels", help="Whether a sample counts to the predicted class or to its label."),

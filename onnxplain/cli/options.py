@@ -36,6 +36,7 @@ Target = Annotated[
 OutputName = Annotated[
     str | None, typer.Option("--output-name", metavar="NAME", help="The output to explain. [default: the only one]")
 ]
+OutputFolder = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
 Providers = Annotated[
     str | None,
     typer.Option(
