@@ -120,7 +120,7 @@ def test_memory_does_not_grow_with_the_number_of_masks() -> None:
     peak(16)
     few, many = peak(32), peak(640)
     stack = 640 * 64 * 64 * 4
-    assert many - few < stack / 50
+    assert many - few < stack / 20  # their cells, 7 x 7 before upsampling, are drawn at once
 
 
 def test_progress_ends_at_its_total() -> None:
