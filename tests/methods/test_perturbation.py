@@ -118,9 +118,9 @@ def test_memory_does_not_grow_with_the_number_of_masks() -> None:
         return most
 
     peak(16)
-    few, many = peak(32), peak(640)
+    few, many = peak(32), min(peak(640), peak(640))  # garbage that is collected late counts as well
     stack = 640 * 64 * 64 * 4
-    assert many - few < stack / 20  # their cells, 7 x 7 before upsampling, are drawn at once
+    assert many - few < stack / 50
 
 
 def test_progress_ends_at_its_total() -> None:
