@@ -34,9 +34,8 @@ Scores = dict[str, float]
 FOLDS = 5
 MU = 5.0
 MEASURE = "iou-auc"
-REMEDY = {"stride_artifacts": "remedy"}
 REMEDIED = ("vebi", "guided-backprop", "deconvnet")
-"""Methods that are measured with the remedy against the grid of strides as well."""
+"""Methods that are measured with the remedy against the grid of strides and without."""
 
 GRADIENTS = ("gradient", "smoothgrad", "guided-backprop", "deconvnet", "guided-grad-cam")
 
@@ -63,18 +62,19 @@ def scores(model: onnxplain.Model, known: Dataset, tested: Dataset, given: argpa
     unsigned = [name for name in given.methods if name in GRADIENTS]
     means: Scores = {}
     for methods, evidence, own in ((signed, "positive", folder), (unsigned, "absolute", folder / "gradients")):
-        for added in ({}, REMEDY):
-            asked = [name for name in methods if not added or name in REMEDIED]
+        for strides in ("plain", "remedy"):
+            asked = [name for name in methods if strides == "plain" or name in REMEDIED]
+            added = {name: {"stride_artifacts": strides} for name in REMEDIED}
             if not asked:
                 continue
             result = onnxplain.evaluate(
                 model, tested, asked, [MEASURE], masks=given.masks, evidence=evidence, folder=own, seed=given.seed,
-                options={name: {**told.get(name, {}), **added} for name in asked},
+                options={name: told.get(name, {}) | added.get(name, {}) for name in asked},
             )  # fmt: skip
             for note in result.notes:
                 print(note, file=sys.stderr)
             for row in result.rows:
-                name = row.method + (", remedy" if added and not row.trivial else "")
+                name = row.method + (", remedy" if strides == "remedy" and not row.trivial else "")
                 means[name] = float(np.nanmean(row.measured[MEASURE].values))
     return means
 

@@ -31,7 +31,7 @@ def vebi(
     job: Job,
     interpretation: Interpretation | str | os.PathLike[str] | None = None,
     top: int = 3,
-    stride_artifacts: str = "plain",
+    stride_artifacts: str = "remedy",
     strided_pools: str = "plain",
 ) -> Explanation:
     """The relevant features of the class that respond most here, each carried back to the input (Oramas et al. 2019).
@@ -44,7 +44,7 @@ def vebi(
     top : int
         How many features are carried back.
     stride_artifacts, strided_pools : {"plain", "remedy"}
-        See :func:`onnxplain.methods.gradients.signal_book`.
+        See :func:`onnxplain.methods.gradients.signal_book`. The authors remedy convolutions and leave pools alone.
 
     Returns
     -------
