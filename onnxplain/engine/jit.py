@@ -41,17 +41,11 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
-
-    @functools.cached_property
-    def _compiled(self) -> Any:
+        self._uncached: Any = numba.njit(**_OPTIONS)(function)
         try:
-            return numba.njit(cache=True, **_OPTIONS)(self._function)
+            self._compiled: Any = numba.njit(cache=True, **_OPTIONS)(function)
         except RuntimeError:  # numba found no folder that it may write to
-            return self._uncached
-
-    @functools.cached_property
-    def _uncached(self) -> Any:
-        return numba.njit(**_OPTIONS)(self._function)
+            self._compiled = self._uncached
 
     def __call__(self, count: int, elements: int, *arguments: Any) -> None:
         """Handle 0 to ``count``, in several threads when there are enough ``elements`` to touch."""
