@@ -164,16 +164,15 @@ class _Drawing:
 
     def finished(self) -> Visuals:
         """The averages of everything that was added."""
-        mean = np.divide(self.total, self.seen, out=np.full_like(self.total, _UNSEEN), where=self.seen > 0)
-        averages = np.rint(mean).astype(np.uint8)
+        averages = _mean(self.total, self.seen)
         return Visuals(self.found.relevant, averages, self.crops, self.crop_samples, self.field)
 
     def _enter(self, place: int, rank: int, row: int, crop: np.ndarray, inside: np.ndarray, size: np.ndarray) -> None:
-        self.total[place] += crop * inside
+        self.total[place] += crop
         self.seen[place] += inside
         self.field[place] = np.maximum(self.field[place], size)
         if rank < CROPS:
-            self.crops[place, rank] = np.where(inside > 0, np.rint(crop), _UNSEEN).astype(np.uint8)
+            self.crops[place, rank] = _mean(crop, inside)
             self.crop_samples[place, rank] = row
 
     def _largest(self, value: np.ndarray, axis: int, channel: int) -> tuple[int, ...]:
@@ -206,8 +205,14 @@ class _Drawing:
         return np.ascontiguousarray(np.broadcast_to(value, (*value.shape[:2], 3)), np.float32)
 
 
+def _mean(total: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Colours summed over how much was seen, as uint8; grey where less than half a pixel was."""
+    mean: np.ndarray = np.divide(total, seen, out=np.full_like(total, _UNSEEN), where=seen >= 0.5)
+    return np.rint(mean).astype(np.uint8)
+
+
 def _cut(picture: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A box of a picture at SIDE pixels, where it lies inside the picture (1 or 0), and its size."""
+    """A box of a picture at SIDE pixels, 0 outside the picture; how much of each pixel lies inside; the box's size."""
     import cv2
 
     top, left, bottom, right = (int(edge) for edge in box)
@@ -216,7 +221,6 @@ def _cut(picture: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     rows, columns = slice(max(top, 0), min(bottom, len(picture))), slice(max(left, 0), min(right, picture.shape[1]))
     here = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     crop[here], inside[here] = picture[rows, columns], 1
-    shrinks = max(height, width) > SIDE
-    scaled = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
-    mask = cv2.resize(inside, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(scaled), np.asarray(mask)[..., np.newaxis], np.array([height, width])
+    method = cv2.INTER_AREA if max(height, width) > SIDE else cv2.INTER_NEAREST
+    scaled, share = (np.asarray(cv2.resize(each, (SIDE, SIDE), interpolation=method)) for each in (crop, inside))
+    return scaled, share[..., np.newaxis], np.array([height, width])

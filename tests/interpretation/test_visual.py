@@ -77,30 +77,46 @@ def test_crops_are_the_patches_that_filters_answer_to(drawn: tuple[onnxplain.Int
     assert visuals.crops.shape == (3, CROPS, SIDE, SIDE, 3)
 
 
-def test_a_field_beyond_the_border_counts_only_inside(built: Path, tmp_path: Path) -> None:
-    proto = nets.model(
-        [
-            nets.node("Conv", ["x", "w"], "c", pads=[2, 2, 2, 2]),
-            nets.node("Relu", ["c"], "r"),
-            nets.node("GlobalMaxPool", ["r"], "g"),
-            nets.node("Flatten", ["g"], "f"),
-            nets.node("Gemm", ["f", "v"], "y"),
-        ],
-        {"x": ["N", 3, 24, 24]},
-        constants={"w": np.pad(np.eye(3)[:, :, None, None], [(0, 0), (0, 0), (2, 2), (2, 2)]), "v": np.eye(3)},
-    )
-    (tmp_path / "net.onnx").write_bytes(proto)
-    (tmp_path / "net.onnxplain.toml").write_text(CONTRACT)
-    (tmp_path / "pictures").mkdir()
+def average_of(picture: np.ndarray, reach: int, folder: Path) -> np.ndarray:
+    """The average of the first channel that answers; units see ``reach`` pixels to each side of their own."""
+    size = picture.shape[0]
+    nodes = [
+        nets.node("Conv", ["x", "w"], "c", pads=[reach] * 4),
+        nets.node("Relu", ["c"], "r"),
+        nets.node("GlobalMaxPool", ["r"], "g"),
+        nets.node("Flatten", ["g"], "f"),
+        nets.node("Gemm", ["f", "v"], "y"),
+    ]
+    kernels = np.pad(np.eye(3)[:, :, None, None], [(0, 0), (0, 0), (reach, reach), (reach, reach)])
+    proto = nets.model(nodes, {"x": ["N", 3, size, size]}, constants={"w": kernels, "v": np.eye(3)})
+    (folder / "net.onnx").write_bytes(proto)
+    (folder / "net.onnxplain.toml").write_text(CONTRACT.replace("24", str(size)))
+    (folder / "pictures").mkdir()
+    Image.fromarray(picture).save(folder / "pictures" / "corner.png")
+    model = onnxplain.load(folder / "net.onnx", threads=1)
+    found = onnxplain.interpret(model, folder / "pictures", layers="r")
+    return np.asarray(visualise(model, found, folder / "pictures").averages[0])
+
+
+def test_a_field_beyond_the_border_counts_only_inside(tmp_path: Path) -> None:
     picture = np.zeros((24, 24, 3), np.uint8)
     picture[0, 0, 1] = 255
-    Image.fromarray(picture).save(tmp_path / "pictures" / "corner.png")
-    model = onnxplain.load(tmp_path / "net.onnx", threads=1)
-    found = onnxplain.interpret(model, tmp_path / "pictures", layers="r")
-    (average,) = visualise(model, found, tmp_path / "pictures").averages
+    average = average_of(picture, 2, tmp_path)
     assert (average[:24] == 200).all()
     assert (average[:, :24] == 200).all()
     assert (average[30:34, 30:34] == [0, 255, 0]).all()
+
+
+def test_the_border_of_a_picture_draws_no_line(tmp_path: Path) -> None:
+    """A field of 71 pixels shrinks to 64, so that the picture's border at 36 falls into the middle of a pixel."""
+    picture = np.zeros((80, 80, 3), np.uint8)
+    picture[..., 0] = 254
+    picture[-1, -1, 0] = 255
+    average = average_of(picture, 35, tmp_path)
+    inside = (average != 200).any(axis=2)
+    assert inside[:32, :32].all()
+    assert not inside[33:].any()
+    assert (average[inside] >= [254, 0, 0]).all()
 
 
 def test_what_was_drawn_comes_back(drawn: tuple[onnxplain.Interpretation, Visuals], tmp_path: Path) -> None:
