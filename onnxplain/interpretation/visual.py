@@ -207,8 +207,8 @@ class _Drawing:
 
 def _mean(total: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Colours summed over how much was seen, as uint8; grey where less than half a pixel was."""
-    mean: np.ndarray = np.divide(total, seen, out=np.full_like(total, _UNSEEN), where=seen >= 0.5)
-    return np.rint(mean).astype(np.uint8)
+    mean = np.divide(total, seen, out=np.full_like(total, _UNSEEN), where=seen >= 0.5)
+    return np.asarray(np.rint(mean), np.uint8)
 
 
 def _cut(picture: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

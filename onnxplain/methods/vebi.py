@@ -93,7 +93,7 @@ def _opened(job: Job, interpretation: Interpretation | str | os.PathLike[str] | 
     if interpretation is None:
         raise UsageError("vebi needs what 'onnxplain interpret' found: give it as interpretation= (--option)")
     if not isinstance(interpretation, Interpretation | str | os.PathLike):
-        raise UsageError(f"interpretation must be what 'onnxplain interpret' found or its folder, not {interpretation!r}")
+        raise UsageError(f"interpretation must be an Interpretation or its folder, not {interpretation!r}")
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise UsageError(f"top must be a whole number from 1, not {top!r}")
     if not isinstance(interpretation, Interpretation):

@@ -102,7 +102,7 @@ def test_wrong_requests_are_answered(pictures: np.ndarray, found: onnxplain.Inte
     for model, options, said in (
         (net(), {}, "vebi needs what 'onnxplain interpret' found"),
         (net(), {"interpretation": tmp_path / "nowhere"}, "holds no interpretation"),
-        (net(), {"interpretation": 3}, "interpretation must be what .* or its folder, not 3"),
+        (net(), {"interpretation": 3}, "interpretation must be an Interpretation or its folder, not 3"),
         (net(), {"interpretation": found, "top": 0}, "top must be a whole number from 1"),
         (net(), {"interpretation": found, "at": ["r"]}, "explains at the input only"),
         (net(), {"interpretation": found, "target": "top1-top2"}, "vebi explains one class"),
