@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 
 from onnxplain.engine.recording import Recording, record
 from onnxplain.engine.sessions import Runtime, Session, SessionCache, graph_model, resolve_providers
+from onnxplain.engine.sharing import Shared
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.graph.canonize import Change, canonize
 from onnxplain.graph.fold import freeze, surgeon_graph
 from onnxplain.graph.layers import LayerGraph, Tensor
 from onnxplain.graph.reader import ModelFile, read
 
+T = TypeVar("T")
 Feed = Mapping[str, np.ndarray]
-
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-3}
 """How far an output may differ, relative to its largest magnitude, by the bytes of its type."""
@@ -41,6 +43,8 @@ class Model:
     runtime : Runtime
     remarks : set of str
         What checks of instrumented runs found worth telling.
+    shared : Shared or None
+        Of a model made by :meth:`sharing`.
     """
 
     def __init__(self, source: ModelFile, original: Any, runtime: Runtime) -> None:
@@ -56,6 +60,7 @@ class Model:
         self._original = original
         self.checked: set[Any] = set()
         self.remarks: set[str] = set()
+        self.shared: Shared | None = None
 
     @property
     def label(self) -> str:
@@ -99,6 +104,16 @@ class Model:
         firsts = {tensor.shape[0] if tensor.shape else None for tensor in self.inputs}
         first = next(iter(firsts)) if len(firsts) == 1 else None
         return first if isinstance(first, int) and first > 0 else None
+
+    def sharing(self, shared: Shared) -> Model:
+        """The same model over the same sessions; passes over one sample are carried out once through it."""
+        model = copy.copy(self)
+        model.shared = shared
+        return model
+
+    def once(self, key: Hashable, feed: Feed, build: Callable[[], T]) -> T:
+        """What ``build`` gives for ``feed``, or what it gave before where passes are shared."""
+        return build() if self.shared is None else self.shared.get(key, feed, build)
 
     def check_feed(self, feed: Feed | np.ndarray) -> dict[str, np.ndarray]:
         """``feed`` with every name, dtype and shape checked.
@@ -187,16 +202,20 @@ class Model:
         values |= {t.name: np.asarray(feed[t.name]) for t in tensors if t.name in feed}
         if not wanted:
             return values
+        return values | self.once(("trace", *wanted), feed, lambda: self._exposed(wanted, feed))
+
+    def _exposed(self, wanted: Sequence[str], feed: Feed) -> dict[str, np.ndarray]:
+        """The tensors ``wanted`` of one run, checked as :meth:`trace` says."""
         if {out.name for out in self.outputs}.issuperset(wanted):
-            return values | self.plain.run(feed, wanted)
+            return self.plain.run(feed, wanted)
         session = self.sessions.get(("trace", tuple(wanted)), lambda: self._tapped(wanted))
         if ("trace", tuple(wanted)) in self.checked:
-            return values | session.run(feed, wanted)
+            return session.run(feed, wanted)
         outputs = [out.name for out in self.outputs if out.value is None]
         found = session.run(feed, list(dict.fromkeys([*wanted, *outputs])))
         self.verify(found, feed)
         self.checked.add(("trace", tuple(wanted)))
-        return values | {name: found[name] for name in wanted}
+        return {name: found[name] for name in wanted}
 
     def resume(self, tensor: Tensor, value: np.ndarray, feed: Feed, output: Tensor) -> np.ndarray:
         """Run from an internal tensor on, which is given ``value``.

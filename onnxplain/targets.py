@@ -78,6 +78,16 @@ class Target:
     total: int | None = None
 
     @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes two targets the same."""
+        spec: Any = self.spec
+        if isinstance(spec, np.ndarray):
+            spec = (spec.dtype.str, spec.shape, spec.tobytes())
+        elif _is_listed(spec):
+            spec = tuple(spec)
+        return self.tensor, self.output, spec, tuple(self.labels or ()), self.first, self.total
+
+    @property
     def predicted(self) -> bool:
         """Whether this is the default, the largest element of each sample."""
         return self.spec is None

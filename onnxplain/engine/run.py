@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -110,7 +111,9 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
     for start in range(0, count, size):
         chunk = {name: value[start : start + size] for name, value in feed.items()} if count > size else dict(feed)
         part = replace(target, first=start, total=count) if count > size else target
-        yield chunk, replace(run(model, plan, part, chunk, work, size), notes=notes)
+        key = (run, plan.key, plan.sources, part.key, replace(work, repeats=1), size)
+        result = model.once(key, chunk, partial(run, model, plan, part, chunk, work, size))
+        yield chunk, replace(result, notes=notes)
 
 
 def _samples(model: Model, feed: Feed) -> int:

@@ -122,6 +122,10 @@ class LayerGraph:
         )
         self.tensors: Mapping[str, Tensor] = MappingProxyType(tensors)
         self.outputs: tuple[Tensor, ...] = tuple(_declare(tensors[out.name], out) for out in outputs)
+        captured = {layer: sorted(captured_names(layer.node)) for layer in self.layers}
+        self._captured = {
+            layer: [tensors[name] for name in names if name in tensors] for layer, names in captured.items() if names
+        }
         self.by_name: Mapping[str, Layer] = MappingProxyType({layer.name: layer for layer in self.layers})
 
     @property
@@ -139,7 +143,7 @@ class LayerGraph:
 
     def captured(self, layer: Layer) -> list[Tensor]:
         """The outer tensors that the layer's subgraphs read."""
-        return [self.tensors[name] for name in sorted(captured_names(layer.node)) if name in self.tensors]
+        return self._captured.get(layer, [])
 
     def read_by(self, layer: Layer) -> list[Tensor]:
         """The inputs of the layer and what its subgraphs capture."""

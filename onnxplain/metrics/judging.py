@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain.engine.redrawn import cascade
+from onnxplain.engine.run import MEMORY_BUDGET
 from onnxplain.engine.scores import ClassScores, Kind
+from onnxplain.engine.sharing import Shared
 from onnxplain.errors import FailureError, OnnxplainError, UsageError
 from onnxplain.explanation import Explanation
 from onnxplain.graph.layers import Tensor
@@ -75,6 +76,9 @@ class Scene:
     Attributes
     ----------
     sample : Sample
+    model : Model
+        Through which its methods share passes.
+    shared : Shared
     index : int
         The explained class.
     scores : ClassScores
@@ -84,6 +88,8 @@ class Scene:
     """
 
     sample: Sample
+    model: Model
+    shared: Shared
     index: int
     scores: ClassScores
     truth: NDArray[np.bool_] | None
@@ -135,12 +141,14 @@ class Judge:
         if x.ndim != 4 or len(x) != 1:
             raise UsageError(f"{sample.path}: an evaluation takes one picture at a time, not an array {x.shape}")
         kind, size = self.settings.score, self.settings.batch_size
-        scores = ClassScores(self.model, self.output, sample.feed, kind, size)
+        shared = Shared(sample.feed, MEMORY_BUDGET)
+        model = self.model.sharing(shared)
+        scores = ClassScores(model, self.output, sample.feed, kind, size)
         index = self._index(scores.of(sample.feed)[0], named)
         window = self._window(x)
         truth = None if self.truth is None else self.truth.mask(sample, window, self.names, index)
         seed = int(np.random.SeedSequence([self.settings.seed, place]).generate_state(1)[0])
-        return Scene(sample, index, scores, truth, seed)
+        return Scene(sample, model, shared, index, scores, truth, seed)
 
     def judged(
         self, scene: Scene, method: str, options: Mapping[str, Any], within: Within | None = None
@@ -149,11 +157,11 @@ class Judge:
 
         A method that fails on this picture gives ``failed`` with the reason instead of values.
         """
-        started = time.perf_counter()
+        started = scene.shared.clock()
         name = self.contract.input_name
         try:
             values, e = self._map(scene, method, options, scene.sample.feed, within)
-            seconds = time.perf_counter() - started
+            seconds = scene.shared.clock() - started
             x = scene.sample.feed[name][0]
             case = Case(
                 values,
@@ -162,7 +170,10 @@ class Judge:
                 partial(scene.scores.over, name, scene.index),
                 lambda again: self._map(scene, method, options, {**scene.sample.feed, name: again[np.newaxis]})[0],
                 lambda: float("nan") if e is None else self._gap(e),
-                lambda: (judge._map(scene, method, options, scene.sample.feed)[0] for judge in self._redrawn),
+                lambda: (
+                    self._map(replace(scene, model=model), method, options, scene.sample.feed)[0]
+                    for model in self._redrawn
+                ),
                 scene.truth,
                 scene.seed,
                 self.settings.steps,
@@ -175,10 +186,9 @@ class Judge:
         return {"values": found, "seconds": seconds, "target": scene.index}
 
     @cached_property
-    def _redrawn(self) -> tuple[Judge, ...]:
-        """Judges of the model with more and more random weights."""
-        stages = cascade(self.model, self.output, STAGES, self.settings.seed)
-        return tuple(replace(self, model=stage.model, output=stage.model.tensor(self.output.name)) for stage in stages)
+    def _redrawn(self) -> tuple[Model, ...]:
+        """The model with more and more random weights."""
+        return tuple(stage.model for stage in cascade(self.model, self.output, STAGES, self.settings.seed))
 
     def _map(
         self,
@@ -193,7 +203,7 @@ class Judge:
         if method in TRIVIAL:
             return self._trivial(method, window, feed[name][0], scene.seed), None
         e = explain(
-            self.model,
+            scene.model,
             feed,
             method,
             scene.index,

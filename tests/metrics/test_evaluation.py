@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.stats import rankdata
 
 import onnxplain
+from onnxplain.engine.sessions import Session
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
 from onnxplain.metrics import baselines, faithfulness, maps
 from onnxplain.metrics.statistics import estimate, paired_difference
@@ -103,6 +104,29 @@ def test_every_measure_is_the_function_of_its_name(place: Path) -> None:
     expected["sparseness"] = maps.sparseness(values)
     got = {name: found["gaussian"].measured[name].values[2] for name in names}
     assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_passes_are_shared_and_nothing_else_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, *given: (runs.append(1), run(self, *given))[1])
+    model, metrics = onnxplain.load(place / "net.onnx", threads=1), ["insertion-zero", "max-sensitivity", "sparseness"]
+    methods = ["grad-cam", "layer-cam", "xgrad-cam", "gradient", "input-x-gradient"]
+
+    def counted() -> tuple[list[list[float]], int]:
+        found = onnxplain.evaluate(model, place / "pictures", methods, metrics, steps=3)
+        runs.clear()
+        again = onnxplain.evaluate(model, place / "pictures", methods, metrics, steps=3)
+        values = [row.measured[name].values.tolist() for row in again.rows for name in metrics]
+        assert values == [row.measured[name].values.tolist() for row in found.rows for name in metrics]
+        return values, len(runs)
+
+    shared, fewer = counted()
+    monkeypatch.setattr(onnxplain.Model, "sharing", lambda self, shared: self)
+    alone, more = counted()
+    assert shared == alone
+    # five methods, each for its map and for max-sensitivity: on this net all read the same tensors of one pass
+    assert more - fewer == 5 * (2 * 5 - 1)
 
 
 def test_measures_of_the_method(place: Path) -> None:
