@@ -63,8 +63,8 @@ def feature_panels(e: Explanation, name: str, index: int, sample: Sample) -> lis
 def _over(values: np.ndarray, sample: Sample) -> np.ndarray:
     """A map over the picture, alone where there is none."""
     if sample.picture is None or sample.geometry is None:
-        return heatmap(values)
-    return overlay(sample.geometry.to_original(values, outside=np.nan), sample.picture.rgb)
+        return heatmap(values, percentile=PERCENTILE)
+    return overlay(sample.geometry.to_original(values, outside=np.nan), sample.picture.rgb, percentile=PERCENTILE)
 
 
 def block_panels(e: Explanation, name: str, index: int, sample: Sample) -> list[Panel]:
@@ -73,7 +73,7 @@ def block_panels(e: Explanation, name: str, index: int, sample: Sample) -> list[
     place = 0 if sample.picture is None else 1
     blocks = [
         (
-            f"{count.tensor}: {count.used[index]} masks",
+            f"{count.tensor}: {count.used[index]} mask{'s' * (count.used[index] != 1)}",
             heatmap(_placed(e.extras[f"block/{count.tensor}"][index], sample)),
         )
         for count in e.masks
