@@ -216,9 +216,21 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "book": ({"rules": "epsilon-minus"}, "there is no rule book 'epsilon-minus'"),
     "engine": ({"engine": "gpu"}, "unknown engine 'gpu'; there are auto, host, compiled"),
     "dtype": ({"dtype": "float16"}, "dtype must be float32 or float64, not 'float16'"),
-    "batch size": ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-    "noise": ({"method": "smoothgrad", "noise": -1}, "smoothgrad needs noise >= 0 and count >= 1"),
-    "steps": ({"method": "integrated-gradients", "steps": 0}, "integrated-gradients needs steps >= 1"),
+    "batch size": ({"batch_size": 0}, "batch_size must be a whole number from 1, not 0"),
+    "half a sample": ({"batch_size": 1.5}, "batch_size must be a whole number from 1, not 1.5"),
+    "seed": ({"method": "smoothgrad", "seed": -1}, "seed must be a whole number from 0, not -1"),
+    "noise": ({"method": "smoothgrad", "noise": -1}, "noise must be a number from 0, not -1"),
+    "infinite noise": ({"method": "smoothgrad", "noise": np.inf}, "noise must be a number from 0, not inf"),
+    "noise in words": ({"method": "smoothgrad", "noise": "much"}, "noise must be a number from 0, not 'much'"),
+    "count": ({"method": "smoothgrad", "count": True}, "count must be a whole number from 1, not True"),
+    "steps": ({"method": "integrated-gradients", "steps": 1.5}, "steps must be a whole number from 1, not 1.5"),
+    "baseline": (
+        {"method": "integrated-gradients", "baseline": [1, 2]},
+        "baseline must be a number, or an array that broadcasts against 3x3x11x9, not [1, 2]",
+    ),
+    "no baseline": ({"method": "integrated-gradients", "baseline": None}, "baseline must be a number"),
+    "layers": ({"method": "sise", "layers": 3}, "tensor 3 holds no feature maps"),
+    "layer": ({"method": "score-cam", "layer": ["a"]}, "tensor ['a'] holds no feature maps"),
 }
 
 

@@ -21,7 +21,7 @@ MODULES = {
 
 ORDER = (
     ("errors", "version"),
-    ("files", "origin", "resources"),
+    ("checks", "files", "origin", "resources"),
     ("saved",),
     ("graph",),
     ("engine.namespace",),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from onnxplain.checks import check_count
 from onnxplain.engine.recording import Recording
 from onnxplain.engine.sessions import Session, give_memory_back
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
@@ -102,8 +103,8 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
         raise UsageError(f"dtype must be float32 or float64, not {work.dtype!r}")
     if work.dtype == "float64" and work.engine == "compiled":
         raise UsageError("float64 runs on the host engine only; leave engine at auto or host")
-    if work.batch_size is not None and work.batch_size < 1:
-        raise UsageError(f"batch_size must be at least 1, not {work.batch_size}")
+    if work.batch_size is not None:
+        check_count("batch_size", work.batch_size)
     count = _samples(model, feed)
     size = _chunk_size(model, plan, work, feed, count)
     engine, notes = _choose(model, plan, work, count, target, feed, size)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxplain.checks import check_count
 from onnxplain.engine.run import MEMORY_BUDGET
 from onnxplain.errors import UsageError
 from onnxplain.graph.layers import Layer, Tensor
@@ -54,8 +55,8 @@ class ClassScores:
     ) -> None:
         if kind not in ("probability", "logit"):
             raise UsageError(f"score must be probability or logit, not {kind!r}")
-        if batch_size is not None and batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, not {batch_size}")
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         self.model, self.output, self.feed, self.kind = model, output, feed, kind
         self._closing = closing(output)
         self.batch = (batch_size or self._fitting()) if model.batched else 1

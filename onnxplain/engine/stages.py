@@ -81,7 +81,7 @@ def named_stages(model: Model, target: Tensor, feed: Feed, names: Sequence[str])
         raise UsageError("layers names no tensor; leave it out to have them found")
     chosen = {}
     for name in names:
-        tensor = model.graph.tensors.get(name)
+        tensor = model.graph.tensors.get(name) if isinstance(name, str) else None
         if tensor is None or tensor not in features.axes or not features.has_places(tensor):
             raise UsageError(
                 f"tensor {name!r} holds no feature maps on the way to {target.name!r}; "

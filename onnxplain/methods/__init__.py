@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxplain.checks import check_count
 from onnxplain.engine.run import Work
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
@@ -31,7 +32,7 @@ def explain(
     batch_size: int | None = None,
     seed: int = 0,
     *,
-    at: Sequence[str] = (),
+    at: str | Sequence[str] = (),
     labels: Sequence[str] | None = None,
     keep_softmax: bool = False,
     ledger: bool = False,
@@ -62,7 +63,7 @@ def explain(
         Samples computed at once; chosen from a memory budget by default.
     seed : int
         Of the methods that draw random numbers.
-    at : sequence of str
+    at : str or sequence of str
         Internal tensors whose relevance is wanted too. A model of indices (words, bytes) has relevance there only, at
         the first floating tensor behind its input.
     labels : sequence of str, optional
@@ -93,8 +94,10 @@ def explain(
     model = model if isinstance(model, Model) else load(model)
     taken = check_method(method, options, rules)
     book = rules or taken.rules
-    work = Work(engine, dtype, batch_size, tuple(model.tensor(name) for name in at), ledger)
+    kept = tuple(model.tensor(name) for name in ([at] if isinstance(at, str) else at))
+    work = Work(engine, dtype, batch_size, kept, ledger)
     check_work(method, work)
+    check_count("seed", seed, least=0)
     feed = model.check_feed(feed)
     chosen = parse_target(model.graph, target, output, labels, keep_softmax)
     job = Job(model, feed, chosen, book, work, seed, method, progress)
@@ -106,7 +109,7 @@ def explain(
         "dtype": dtype,
         "batch_size": batch_size,
         "seed": seed,
-        "at": list(at),
+        "at": [tensor.name for tensor in kept],
         "keep_softmax": keep_softmax,
         "ledger": ledger,
         "providers": list(model.runtime.providers),

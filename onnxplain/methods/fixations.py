@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxplain.checks import check_number, check_share
 from onnxplain.engine.points import LOCATIONS, Points
 from onnxplain.engine.run import MEMORY_BUDGET
 from onnxplain.engine.unravel import Route, find_route, unravel
@@ -100,10 +101,9 @@ class Look:
     def __post_init__(self) -> None:
         if not isinstance(self.outliers, bool):
             raise UsageError(f"outliers must be true or false, not {self.outliers!r}")
-        for name, most in (("radius", math.inf), ("share", 1), ("sigma", math.inf)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < most:
-                raise UsageError(f"{name} must be a number above 0{' and below 1' * (most == 1)}, not {value!r}")
+        check_number("radius", self.radius)
+        check_share("share", self.share)
+        check_number("sigma", self.sigma)
 
 
 NOWHERE = Points(np.zeros(0, np.int64), np.zeros(0, np.int64))

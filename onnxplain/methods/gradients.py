@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxplain.checks import check_count, check_number
 from onnxplain.engine.run import Result
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
@@ -94,8 +95,8 @@ def smoothgrad(job: Job, noise: float = 0.1, count: int = 20) -> Explanation:
     count : int
         Number of copies. The noise depends on the seed only, not on the batch.
     """
-    if noise < 0 or count < 1:
-        raise UsageError("smoothgrad needs noise >= 0 and count >= 1")
+    check_number("noise", noise, zero=True)
+    check_count("count", count)
     sigma = {name: noise * _range(value) for name, value in job.feed.items()}
 
     def copies(index: int) -> dict[str, np.ndarray]:
@@ -112,22 +113,21 @@ def smoothgrad(job: Job, noise: float = 0.1, count: int = 20) -> Explanation:
     return mean.explanation
 
 
-def integrated_gradients(job: Job, baseline: float = 0.0, steps: int = 32) -> Explanation:
+def integrated_gradients(job: Job, baseline: float | np.ndarray = 0.0, steps: int = 32) -> Explanation:
     """The gradient integrated from a baseline to the input (Sundararajan et al. 2017), by Gauss-Legendre quadrature.
 
     Parameters
     ----------
     job : Job
-    baseline : float
-        The value of every element of the baseline.
+    baseline : float or numpy.ndarray
+        Where the path begins: one value for all elements, or an array that broadcasts against each floating input.
     steps : int
         Quadrature points. ``extras["completeness_gap"]`` holds, per sample, the sum of the attributions minus
         f(input) - f(baseline).
     """
-    if steps < 1:
-        raise UsageError("integrated-gradients needs steps >= 1")
+    check_count("steps", steps)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    base = {n: np.full_like(v, baseline) if v.dtype.kind == "f" else v for n, v in job.feed.items()}
+    base = {n: _filled(v, baseline) if v.dtype.kind == "f" else v for n, v in job.feed.items()}
 
     def point(index: int) -> dict[str, np.ndarray]:
         alpha = (nodes[index] + 1) / 2
@@ -145,6 +145,18 @@ def integrated_gradients(job: Job, baseline: float = 0.0, steps: int = 32) -> Ex
     total = np.sum([v.reshape(len(v), -1).sum(axis=1, dtype=np.float64) for v in e.relevance.values()], axis=0)
     e.extras["completeness_gap"] = total - rise
     return e
+
+
+def _filled(value: np.ndarray, baseline: float | np.ndarray) -> np.ndarray:
+    """The baseline in the shape and type of an input."""
+    try:
+        base = np.broadcast_to(np.asarray(baseline, value.dtype), value.shape)
+    except (TypeError, ValueError):
+        base = None
+    if base is None or not np.isfinite(base).all():
+        shape = "x".join(map(str, value.shape))
+        raise UsageError(f"baseline must be a number, or an array that broadcasts against {shape}, not {baseline!r}")
+    return base
 
 
 class _MeanGradient:

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from onnxplain.checks import check_count, check_number, check_share
 from onnxplain.engine.scores import Kind
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
@@ -60,7 +61,7 @@ def rise(
     check_count("masks", masks)
     check_count("cells", cells)
     check_share("keep", keep)
-    check_share("tolerance", tolerance, least=True)
+    check_share("tolerance", tolerance, zero=True)
     started, samples, maps, used = time.perf_counter(), [], [], []
     for index, one in enumerate(asked(job, score, fill)):
         draw = random_masks(one.size, job.seed, cells, keep)
@@ -138,8 +139,7 @@ def windows(size: tuple[int, int], window: float, stride: float) -> list[tuple[s
 
 
 def _pixels(name: str, value: float, size: tuple[int, int]) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UsageError(f"{name} must be a number above 0, not {value!r}")
+    check_number(name, value)
     return max(1, round(value * min(size) if value < 1 else value))
 
 
@@ -155,16 +155,3 @@ def _falls(one: Asked, places: list[tuple[slice, slice]], advance: Counter) -> D
         fall[place] += one.score - score
         often[place] += 1
     return np.asarray(fall / often)
-
-
-def check_count(name: str, value: int) -> None:
-    """Complain of what is no whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} must be a whole number above 0, not {value!r}")
-
-
-def check_share(name: str, value: float, least: bool = False) -> None:
-    """Complain of what does not lie above 0 (or at 0 with ``least``) and below 1."""
-    lowest = 0 if least else np.finfo(float).tiny
-    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < 1:
-        raise UsageError(f"{name} must lie {'from' if least else 'above'} 0 and below 1, not {value!r}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, TypeGuard
+from typing import Literal
 
 import numpy as np
 
+from onnxplain.checks import is_count, is_number
 from onnxplain.errors import UsageError
 
 PORT_PATCHES = (7, 5, 3, 3)
@@ -70,18 +71,18 @@ class SaliencyOptions:
         check(self.foci_form in ("averaged", "per-scale"), "foci_form", self.foci_form, '"averaged" or "per-scale"')
         for name in ("scales", "query_scales"):
             values = tuple(np.ravel(getattr(self, name)).tolist())
-            fits = len(values) > 0 and all(_is_number(v) and 0 < v <= 1 for v in values)
+            fits = len(values) > 0 and all(is_number(v) and 0 < v <= 1 for v in values)
             check(fits, name, getattr(self, name), "numbers in (0, 1], at least one")
             object.__setattr__(self, name, values)
-        fits = len(self.patches) == len(self.scales) and all(_is_count(side) and side % 2 for side in self.patches)
+        fits = len(self.patches) == len(self.scales) and all(is_count(side) and side % 2 for side in self.patches)
         check(fits, "patch", self.patch, f"an odd number, or one for each of the {len(self.scales)} scales")
-        check(_is_count(self.k), "k", self.k, "a whole number from 1")
-        check(_is_number(self.c) and 0 <= self.c < np.inf, "c", self.c, "a number from 0")
-        check(_is_number(self.min_scale) and self.min_scale >= 0, "min_scale", self.min_scale, "a number from 0")
-        fits = _is_number(self.foci_threshold) and 0 <= self.foci_threshold < 1
+        check(is_count(self.k), "k", self.k, "a whole number from 1")
+        check(is_number(self.c) and 0 <= self.c < np.inf, "c", self.c, "a number from 0")
+        check(is_number(self.min_scale) and self.min_scale >= 0, "min_scale", self.min_scale, "a number from 0")
+        fits = is_number(self.foci_threshold) and 0 <= self.foci_threshold < 1
         check(fits, "foci_threshold", self.foci_threshold, "a number in [0, 1)")
         check(self.lab is None or isinstance(self.lab, bool), "lab", self.lab, "true or false")
-        fits = self.long_side is None or _is_count(self.long_side)
+        fits = self.long_side is None or is_count(self.long_side)
         check(fits, "long_side", self.long_side, "a whole number from 1, or None")
         for scale in self.scales:
             smallest = f"without {scale:g}, whose candidate pictures are all below min_scale={self.min_scale:g}"
@@ -110,11 +111,3 @@ def check(fits: bool, name: str, value: object, wanted: str) -> None:
     """Refuse the value of an option unless it ``fits``."""
     if not fits:
         raise UsageError(f"Option {name}={value!r} of context-aware saliency must be {wanted}.")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1

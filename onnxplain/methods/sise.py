@@ -14,6 +14,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from onnxplain.checks import check_number, check_share
 from onnxplain.engine.run import run_plan
 from onnxplain.engine.scores import Kind
 from onnxplain.engine.stages import Stage, find_stages, named_stages
@@ -34,7 +35,6 @@ from onnxplain.methods.masking import (
     min_max,
     noted,
 )
-from onnxplain.methods.perturbation import check_share
 from onnxplain.relevance.plan import make_plan
 from onnxplain.targets import Target
 
@@ -81,7 +81,7 @@ def sise(
         ``map``: the fused map; ``extras["block/TENSOR"]`` the visualization map of each layer in [0, 1]; ``layers``;
         ``masks`` how many feature maps of each became masks.
     """
-    check_share("mu", mu, least=True)
+    check_share("mu", mu, zero=True)
     return _explained(job, lambda a: above_share(a, mu), layers, fusion, score, temperature, fill, tolerance)
 
 
@@ -105,11 +105,10 @@ def _explained(
     job: Job, select: Select, layers: Layers, fusion: Fusion, score: Kind, temperature: float,
     fill: float | list[float], tolerance: float,
 ) -> Explanation:  # fmt: skip
-    check_share("tolerance", tolerance, least=True)
+    check_share("tolerance", tolerance, zero=True)
     if fusion not in ("hard", "soft"):
         raise UsageError(f"fusion must be hard or soft, not {fusion!r}")
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
-        raise UsageError(f"temperature must be a number above 0, not {temperature!r}")
+    check_number("temperature", temperature)
     gate = hard_gate if fusion == "hard" else lambda values: soft_gate(values, temperature)
     started = time.perf_counter()
     samples, blocks, chosen, used, sizes, engine = [], [], [], [], [], "host"
@@ -151,7 +150,7 @@ def _stages(job: Job, one: Asked, layers: Layers) -> Sequence[Stage]:
 
 def named_layers(layers: str | Sequence[str]) -> list[str]:
     """The names of tensors, which may stand in one string with commas between."""
-    return [name.strip() for name in layers.split(",")] if isinstance(layers, str) else list(layers)
+    return [name.strip() for name in layers.split(",")] if isinstance(layers, str) else np.ravel(layers).tolist()
 
 
 def _features(job: Job, one: Asked, stages: Sequence[Stage]) -> tuple[list[Floats], list[Doubles], str]:

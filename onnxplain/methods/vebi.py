@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxplain.checks import check_count
 from onnxplain.engine.responses import Filters, Responses
 from onnxplain.engine.run import Result
 from onnxplain.errors import UsageError
@@ -94,8 +95,7 @@ def _opened(job: Job, interpretation: Interpretation | str | os.PathLike[str] | 
         raise UsageError("vebi needs what 'onnxplain interpret' found: give it as interpretation= (--option)")
     if not isinstance(interpretation, Interpretation | str | os.PathLike):
         raise UsageError(f"interpretation must be an Interpretation or its folder, not {interpretation!r}")
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise UsageError(f"top must be a whole number from 1, not {top!r}")
+    check_count("top", top)
     if not isinstance(interpretation, Interpretation):
         interpretation = Interpretation.load(interpretation)
     interpretation.check_model(job.model)

@@ -74,7 +74,7 @@ def test_a_map_of_outputs_has_no_probability() -> None:
 def test_what_is_asked_wrongly() -> None:
     with pytest.raises(UsageError, match="probability or logit"):
         scores(None, kind="odds")
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="batch_size must be a whole number from 1"):
         scores(None, size=0)
 
 

@@ -133,7 +133,7 @@ def test_progress_ends_at_its_total() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "said"),
     [
-        ("rise", {"masks": 0}, "masks must be a whole number above 0"),
+        ("rise", {"masks": 0}, "masks must be a whole number from 1"),
         ("rise", {"keep": 1}, "keep must lie above 0 and below 1"),
         ("rise", {"tolerance": "often"}, "tolerance must lie from 0 and below 1"),
         ("rise", {"fill": [0, 1]}, "one per channel"),
