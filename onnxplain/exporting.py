@@ -37,6 +37,7 @@ def export(
     ----------
     model : Model or path
     path : path
+        Another file than the model's own, which is never changed; a file of that name is replaced.
         Free dimensions other than the batch are fixed at 1, or at the model's own sizes.
     method : {"lrp", "gradient", "guided-backprop", "deconvnet"}
     rules, output, keep_softmax, **options
@@ -45,7 +46,7 @@ def export(
     Raises
     ------
     UsageError
-        The method is no single backward walk.
+        The method is no single backward walk; ``path`` is the model itself, or a folder.
     UnsupportedError
         A layer has no graph form.
     FailureError
@@ -54,6 +55,7 @@ def export(
     model = model if isinstance(model, Model) else load(model)
     if method not in EXPORTABLE:
         raise UsageError(f"method {method!r} is no single backward walk; export knows {', '.join(EXPORTABLE)}")
+    _check_path(Path(path), model)
     feed = _random_feed(model)
     job, plan = job_for(model, feed, method, rules, output, keep_softmax, options)
     compiled = compiled_graph(model, plan, Work(), job.target, feed)
@@ -65,6 +67,14 @@ def export(
     _check(proto, model, job, plan, feed)
     with atomic_file(Path(path)) as file:
         file.write_bytes(proto.SerializeToString())
+
+
+def _check_path(path: Path, model: Model) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the file to write in it")
+    own = [file for file in (model.path, *model.file.identity.external) if file is not None]
+    if path.resolve() in [file.resolve() for file in own]:
+        raise UsageError(f"{path} belongs to the model, which is never changed; name another file")
 
 
 def _random_feed(model: Model) -> dict[str, np.ndarray]:

@@ -57,7 +57,10 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(folder)
     made = _nearest(target) / f".onnxplain-{uuid.uuid4().hex}"
-    made.mkdir()
+    try:
+        made.mkdir()
+    except OSError as error:
+        raise FailureError(_refused(folder, f"{made.parent} refuses new files ({error.strerror})")) from error
     try:
         yield made
         if target.is_dir():
@@ -126,10 +129,14 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
     path = Path(folder)
     existing = _nearest(path)
     if not existing.is_dir():
-        raise FailureError(f"{folder}: cannot write there, {existing} is a file; name another folder with -o")
+        raise FailureError(_refused(folder, f"{existing} is a file"))
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise FailureError(f"{folder}: cannot write there, {existing} is not writable; name another folder with -o")
+        raise FailureError(_refused(folder, f"{existing} is not writable"))
     return path
+
+
+def _refused(folder: str | os.PathLike[str], reason: str) -> str:
+    return f"{folder}: cannot write there, {reason}; name another folder with -o"
 
 
 def _nearest(path: Path) -> Path:

@@ -47,6 +47,16 @@ def test_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["deep"]
 
 
+def test_a_folder_that_takes_no_new_files(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    said = r"result: cannot write there, .* refuses new files \(Permission denied\)"
+    with pytest.raises(FailureError, match=said), atomic_folder(tmp_path / "result"):
+        pass
+
+
 def test_check_writable(tmp_path):
     assert check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert list(tmp_path.iterdir()) == []

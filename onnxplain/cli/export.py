@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,7 +34,7 @@ def export(
 
     import onnxplain
 
-    check_writable(output)
+    check_writable(Path(output).parent)
     onnxplain.export(
         onnxplain.load(model),
         output,

@@ -77,6 +77,22 @@ def test_export_where_it_cannot_be_written(classifier, capsys):
     assert "taken is a file" in capsys.readouterr().err
 
 
+def test_export_replaces_a_file_but_never_the_model(classifier, capsys):
+    Path("old.onnx").write_text("old")
+    assert main(["export", classifier, "-o", "old.onnx"]) == 0
+    before = Path(classifier).read_bytes()
+    Path("link.onnx").symlink_to(classifier)
+    for name, said in (
+        (classifier, "belongs to the model"),
+        ("link.onnx", "belongs to the model"),
+        (".", "is a folder"),
+    ):
+        capsys.readouterr()
+        assert main(["export", classifier, "-o", name]) == 2
+        assert said in capsys.readouterr().err
+    assert Path(classifier).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("verb", "names"),
     [
