@@ -202,7 +202,10 @@ class Target:
     def _class(self, spec: Any, flat: np.ndarray) -> int:
         if isinstance(spec, str):
             if self.labels and spec in self.labels:
-                return self.labels.index(spec)
+                places = [index for index, label in enumerate(self.labels) if label == spec]
+                if len(places) > 1:
+                    raise UsageError(f"label {spec!r} is ambiguous: elements {_listed(places)} bear it; give the index")
+                return places[0]
             if spec == "predicted":
                 return int(np.argmax(flat))
             rank = re.fullmatch(r"top(\d+)", spec)
@@ -254,6 +257,10 @@ def _index(part: str, spec: str) -> int | slice:
         raise UsageError(f"target {spec}: {part!r} is no index or slice") from error
 
 
+def _listed(places: Sequence[int]) -> str:
+    return f"{', '.join(map(str, places[:-1]))} and {places[-1]}"
+
+
 def _shown(spec: TargetSpec) -> str:
     return "callable" if callable(spec) else ("weights" if isinstance(spec, np.ndarray) else str(spec))
 
@@ -295,7 +302,7 @@ def parse_target(
     keep_softmax : bool
         Explain behind a closing Softmax, LogSoftmax or Sigmoid instead of before it.
 
-    A label goes before every other reading of a text.
+    A label goes before every other reading of a text; one that several elements bear is refused.
 
     Raises
     ------

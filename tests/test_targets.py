@@ -223,6 +223,12 @@ def test_fewer_labels_than_classes(linear: onnxplain.Model) -> None:
     assert [c.label for c in e.target] == [None] * 3
 
 
+def test_a_label_that_two_classes_bear_is_ambiguous(linear: onnxplain.Model) -> None:
+    with pytest.raises(onnxplain.UsageError, match="label 'crane' is ambiguous: elements 0 and 2 bear it"):
+        onnxplain.explain(linear, X, "gradient", "crane", labels=["crane", "dog", "crane", "cat"])
+    assert onnxplain.explain(linear, X, "gradient", 2, labels=["crane", "dog", "crane", "cat"]).target[0].index == 2
+
+
 def test_a_label_that_looks_like_a_slice_or_a_rank() -> None:
     model, labels = classifier(), ["a[1]", "top1", "predicted", "d", "e"]
     for index, label in enumerate(labels):
