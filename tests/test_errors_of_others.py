@@ -6,6 +6,7 @@ import itertools
 
 import nets
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -58,6 +59,15 @@ def test_an_unknown_op_is_refused_by_name(engine: str) -> None:
     for method in ("gradient", "lrp"):
         with pytest.raises(onnxplain.UnsupportedError, match="no rule for Hardmax 'odd one' on the way"):
             onnxplain.explain(data, np.ones((1, 2), np.float32), method, engine=engine)
+
+
+def test_a_custom_op_is_named_with_its_domain_and_what_helps() -> None:
+    data = nets.model([nets.node("Relu", ["x"], "a"), nets.node("Hardmax", ["a"], "y", "odd one")], {"x": ["N", 2]})
+    proto = onnx.ModelProto.FromString(data)
+    proto.graph.node[1].domain, proto.graph.node[1].op_type = "my.own", "Magic"
+    proto.opset_import.append(onnx.helper.make_opsetid("my.own", 1))
+    with pytest.raises(onnxplain.UnsupportedError, match=r"no rule for my\.own\.Magic 'odd one' .* from standard ones"):
+        onnxplain.explain(proto, np.ones((1, 2), np.float32))
 
 
 @ENGINES

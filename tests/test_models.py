@@ -116,8 +116,8 @@ def test_the_other_gradient_methods(name: str, method: str, material: Path) -> N
 
 REFUSED = {
     "rul_lstm_keras": r"no rule for LSTM 'LSTM__51', LSTM 'LSTM__72' on the way from the input to 'output_0'",
-    "iris_forest_sklearn": r"no rule for TreeEnsembleClassifier",
-    "activity_svc_sklearn": r"no rule for SVMClassifier",
+    "iris_forest_sklearn": r"no rule for ai.onnx.ml.TreeEnsembleClassifier",
+    "activity_svc_sklearn": r"no rule for ai.onnx.ml.SVMClassifier",
 }
 
 

@@ -132,13 +132,14 @@ def _failure(provider: str) -> str | None:
     )
     with captured_stderr() as log:
         try:
-            session = ort.InferenceSession(probe.SerializeToString(), providers=[provider])
+            session = ort.InferenceSession(probe.SerializeToString(), providers=[provider], enable_fallback=0)
+            if provider in session.get_providers():
+                return None
+            reason = "onnxruntime left it out without a reason"
         except Exception as error:
-            return str(error).splitlines()[0]
-        if provider in session.get_providers():
-            return None
+            reason = _first_line(error)
     lines = [line for line in log() if "rror" in line]
-    return lines[0].split("with error: ")[-1].strip() if lines else "onnxruntime left it out without a reason"
+    return lines[0].split("with error: ")[-1].strip() if lines else reason
 
 
 class Session:

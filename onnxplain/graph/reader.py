@@ -316,7 +316,10 @@ def _check_structure(proto: onnx.ModelProto, constants: dict[str, np.ndarray], l
     try:
         checker.check_model(probe)
     except checker.ValidationError as error:
-        reason = str(error).split("==> Context")[0].strip().splitlines()[0]
+        said, _, node = (
+            " ".join(part.split()) for part in str(error).partition("==> Context: Bad node spec for node.")
+        )
+        reason = f"{said} ({node})" if node else said
         if "No Op registered" in reason or "No opset import" in reason:
             raise UnsupportedError(f"{label} cannot be run: {reason}") from error
         raise FailureError(f"{label} is not a valid ONNX model: {reason}") from error

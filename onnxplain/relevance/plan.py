@@ -14,6 +14,9 @@ from onnxplain.relevance.base import Rule
 from onnxplain.relevance.books import Place, RuleBook
 from onnxplain.relevance.weighted import ZBox
 
+_RUN = frozenset({"", "ai.onnx.ml", "com.microsoft"})
+"""The domains of ops that onnxruntime has."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -125,11 +128,11 @@ def make_plan(
         raise UsageError(f"target {target.name!r} does not depend on the explained input")
     unknown = [layer for layer in path if find(layer) is None]
     if unknown:
-        named = ", ".join(f"{layer.op_type} {layer.name!r}" for layer in unknown[:5])
+        named = ", ".join(f"{_full_type(layer)} {layer.name!r}" for layer in unknown[:5])
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise UnsupportedError(
-            f"no rule for {named}{more} on the way from the input to {target.name!r}; "
-            "a black-box method needs no rules, or explain a tensor before it with --output-name"
+            f"no rule for {named}{more} on the way from the input to {target.name!r}; {_way_out(unknown)}, "
+            "or explain a tensor before it with --output-name"
         )
     places = _places(path)
     steps = []
@@ -158,6 +161,17 @@ def _check(rule: Rule, layer: Layer, kind: Kind, reason: str) -> None:
             f"rule z-box at {layer.name!r} needs the bounds of the input: give low and high "
             "(--option low=... --option high=..., one number or one per channel)"
         )
+
+
+def _full_type(layer: Layer) -> str:
+    return f"{layer.domain}.{layer.op_type}" if layer.domain else layer.op_type
+
+
+def _way_out(unknown: Sequence[Layer]) -> str:
+    """What helps where layers have no rule: methods that only run the model, unless nothing runs it."""
+    if any(layer.domain not in _RUN for layer in unknown):
+        return "onnxruntime does not run custom ops either, so export the model again from standard ones"
+    return "a black-box method needs no rules"
 
 
 def _places(path: Sequence[Layer]) -> Mapping[Layer, Place]:

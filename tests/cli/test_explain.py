@@ -132,6 +132,7 @@ def test_what_is_asked_wrongly(classifier, pictures, capsys, extra, sentence):
     assert main(["explain", classifier, f"{pictures}/a.png", *extra]) == 2
     streams = capsys.readouterr()
     assert sentence in streams.err
+    assert "Falling back" not in streams.err, "the runtime's own fallback is off"
     assert streams.out == ""
     assert not Path("onnxplain-out").exists()
 

@@ -299,7 +299,14 @@ def test_truncated_protobuf():
 def test_what_fails_onnxs_checker():
     proto = product()
     proto.graph.node[0].input[1] = "nowhere"
-    with pytest.raises(FailureError, match=r"is not a valid ONNX model: .*nowhere"):
+    with pytest.raises(FailureError, match=r"is not a valid ONNX model: .*'nowhere' of node: .* is not output of any"):
+        read(proto)
+
+
+def test_an_op_that_onnx_does_not_know():
+    proto = product()
+    proto.graph.node[0].op_type, proto.graph.node[0].name = "Multiply", "odd one"
+    with pytest.raises(UnsupportedError, match=r"cannot be run: No Op registered for Multiply .*Name: odd one"):
         read(proto)
 
 
