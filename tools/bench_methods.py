@@ -33,7 +33,7 @@ from onnxplain.metrics.box_files import read_boxes
 from onnxplain.metrics.measures import PUBLISHED
 from onnxplain.metrics.results import Evaluation, Row
 from onnxplain.metrics.truth import read_class_map
-from onnxplain.render.evaluation import cell, heading, seconds
+from onnxplain.render.evaluation import cell, counted, heading, seconds
 
 METRICS = (*PUBLISHED, "pointing", "iou-auc", "insertion-blur", "deletion-zero", "sparseness")
 BOOKS = ("epsilon", "epsilon-alpha2-beta1-flat", "epsilon-gamma-box", "excitation-backprop")
@@ -140,7 +140,7 @@ def main() -> None:
             seed=asked.seed,
             folder=folder,
         )  # fmt: skip
-        print("\n".join(lines(found, f"{Path(path).name}, {len(dataset)} pictures")), flush=True)
+        print("\n".join(lines(found, f"{Path(path).name}, {counted(found)}")), flush=True)
 
 
 if __name__ == "__main__":

@@ -164,12 +164,12 @@ def _by_method(pairs: Sequence[str] | None) -> dict[str, dict[str, Any]]:
 
 
 def _lines(folder: Path, found: Evaluation, journal: str) -> Iterator[RenderableType]:
-    from onnxplain.render.evaluation import cell, heading, seconds
+    from onnxplain.render.evaluation import cell, counted, heading, seconds
 
     rows = []
     for row in found.rows:
         cells = ("\n".join(cell(row.measured[measure.name], measure.percent)) for measure in found.measures)
         rows.append((row.method, *cells, seconds(row)))
     yield table(["method", *(heading(measure) for measure in found.measures), "s/picture"], rows)
-    yield f"{len(found.samples)} pictures; below each mean its 95 % bootstrap interval over them"
+    yield f"{counted(found)}; below each mean its 95 % bootstrap interval over them"
     yield f"{folder}: evaluation.html, evaluation.csv, evaluation.json, and {journal} to go on from"

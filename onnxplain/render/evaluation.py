@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from html import escape
 
@@ -13,6 +14,8 @@ from onnxplain.metrics.statistics import Estimate, Measured
 
 NONE = "–"
 
+_TIE = 1e-6
+"""Relative difference up to which two means are the same."""
 _ARROWS = {"higher": "↑", "lower": "↓", None: ""}
 _COLUMNS = ("method", "options", "trivial", "measure", "better", "mean", "low", "high", "n", "level")
 _STYLE = """
@@ -20,6 +23,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; back
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
+th, td + td { white-space: nowrap; }
 thead th { border-bottom: 2px solid #444; }
 td small { display: block; color: #666; }
 td.best { font-weight: 600; background: #e8f2e8; }
@@ -46,17 +50,24 @@ def seconds(row: Row) -> str:
     return NONE if row.trivial or row.seconds.estimate is None else f"{row.seconds.estimate.mean:.3g}"
 
 
-def best(evaluation: Evaluation, measure: Measure) -> str | None:
-    """The method with the best mean, trivial maps aside."""
+def counted(evaluation: Evaluation) -> str:
+    """How many pictures there are, in words."""
+    count = len(evaluation.samples)
+    return f"{count} picture{'s' * (count != 1)}"
+
+
+def best(evaluation: Evaluation, measure: Measure) -> frozenset[str]:
+    """The methods with the best mean, trivial maps aside; none where all methods have the same."""
     means = {
         row.method: found.mean
         for row in evaluation.rows
         if not row.trivial and (found := row.measured[measure.name].estimate) is not None
     }
     if measure.better is None or not means:
-        return None
-    choose = max if measure.better == "higher" else min
-    return choose(means, key=lambda method: means[method])
+        return frozenset()
+    wanted = (max if measure.better == "higher" else min)(means.values())
+    first = frozenset(method for method, mean in means.items() if math.isclose(mean, wanted, rel_tol=_TIE))
+    return frozenset() if len(first) == len(means) > 1 else first
 
 
 def to_csv(evaluation: Evaluation) -> str:
@@ -86,25 +97,26 @@ def to_html(evaluation: Evaluation, title: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
-        f"<p>{len(evaluation.samples)} pictures. Below each mean is its 95 % bootstrap interval over the pictures. "
-        "The best mean of a column is marked; the grey rows explain nothing and show what a measure gives for free.</p>"
+        f"<p>{counted(evaluation)}. Below each mean is its 95 % bootstrap interval over the pictures. "
+        "The best mean of a column is marked, unless all are equal; the grey rows explain nothing and show what a "
+        "measure gives for free.</p>"
         f"\n<table><thead><tr><th>method</th>{heads}<th>s / picture</th></tr></thead>\n<tbody>{rows}</tbody></table>\n"
         + (f"<h2>Left out</h2><ul>{told}</ul>\n" if told else "")
         + f"<h2>How it was made</h2><ul>{call}</ul></body></html>\n"
     )
 
 
-def _html_row(evaluation: Evaluation, row: Row, winners: dict[str, str | None]) -> str:
+def _html_row(evaluation: Evaluation, row: Row, winners: dict[str, frozenset[str]]) -> str:
     options = "".join(f"<small>{escape(f'{name}={value}')}</small>" for name, value in row.options.items())
     cells = "".join(_html_cells(evaluation, row, winners))
     kind = ' class="trivial"' if row.trivial else ""
     return f"<tr{kind}><td>{escape(row.method)}{options}</td>{cells}<td>{seconds(row)}</td></tr>\n"
 
 
-def _html_cells(evaluation: Evaluation, row: Row, winners: dict[str, str | None]) -> Iterator[str]:
+def _html_cells(evaluation: Evaluation, row: Row, winners: dict[str, frozenset[str]]) -> Iterator[str]:
     for measure in evaluation.measures:
         mean, interval = cell(row.measured[measure.name], measure.percent)
-        kind = ' class="best"' if winners[measure.name] == row.method else ""
+        kind = ' class="best"' if row.method in winners[measure.name] else ""
         yield f"<td{kind}>{escape(mean)}<small>{escape(interval)}</small></td>"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from onnxplain.metrics.measures import MEASURES
 from onnxplain.metrics.results import Evaluation, Row
 from onnxplain.metrics.statistics import Measured
-from onnxplain.render.evaluation import best, cell, heading, to_csv, to_html
+from onnxplain.render.evaluation import best, cell, counted, heading, to_csv, to_html
 
 
 @pytest.fixture
@@ -26,7 +27,22 @@ def evaluation() -> Evaluation:
 
 
 def test_best_leaves_the_trivial_maps_aside(evaluation: Evaluation) -> None:
-    assert [best(evaluation, measure) for measure in evaluation.measures] == ["c", "c", None]
+    assert [best(evaluation, measure) for measure in evaluation.measures] == [{"c"}, {"c"}, set()]
+
+
+def test_best_names_all_that_tie_and_none_where_all_do(evaluation: Evaluation) -> None:
+    first, second, trivial = evaluation.rows
+    tied = replace(evaluation, rows=(first, second, replace(second, method="d"), trivial))
+    equal = replace(evaluation, rows=(second, replace(second, method="d"), trivial))
+    assert best(tied, tied.measures[0]) == {"c", "d"}
+    assert best(equal, equal.measures[0]) == set()
+
+
+def test_pictures_are_counted_in_words(evaluation: Evaluation) -> None:
+    assert [counted(replace(evaluation, samples=samples)) for samples in (("x",), ("x", "y"))] == [
+        "1 picture",
+        "2 pictures",
+    ]
 
 
 def test_csv(evaluation: Evaluation) -> None:
