@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxplain.engine.recording import Recording
 from onnxplain.engine.sessions import Session, graph_model
 from onnxplain.engine.walk import walk
 from onnxplain.errors import FailureError, UsageError
@@ -20,6 +21,11 @@ from onnxplain.ops import Kind, Op, find
 
 FAMILIES = {"convolution": "conv", "activation": "relu", "normalization": "norm", "pooling": "pool", "matmul": "fc"}
 """The modules of :mod:`onnxplain.ops` whose outputs are taken for filters, and how `layers` calls them."""
+_OTHERWISE = {
+    "PRelu": "relu",
+    **dict.fromkeys(["Abs", "Erf", "Exp", "Log", "LogSoftmax", "Neg", "Reciprocal", "Softmax", "Sqrt"]),
+}
+"""Op types of another family than their module's, or of none: parts of formulas, and probabilities."""
 
 _ENERGY = "__onnxplain_energy"
 
@@ -53,7 +59,8 @@ class Filters:
 def find_filters(model: Model, target: Tensor, feed: Feed, layers: str = "all") -> tuple[Filters, ...]:
     """The filters between the inputs and the class scores, in the order of the graph.
 
-    The class scores themselves are none: the last layer with weights before ``target`` and what follows it.
+    The class scores themselves are none: the last layer with weights before ``target`` and what follows it. Nor is a
+    tensor of one channel, whose response would be the same for every sample.
 
     Parameters
     ----------
@@ -73,34 +80,39 @@ def find_filters(model: Model, target: Tensor, feed: Feed, layers: str = "all") 
     recording = model.recording(feed, target)
     axes = channel_axes(model.graph)
     scores = _scores(model, target)
-    found: list[Filters] = []
-    offered: list[Filters] = []
-    for layer in model.graph.path(target, model.inputs):
-        tensor = layer.outputs[0]
-        family = _family(layer)
-        if family is None or tensor is None or tensor in scores or (tensor.dtype or np.dtype("f4")).kind != "f":
-            continue
-        shape = recording.shape(tensor)
-        axis = axes.get(tensor, channel_axis(tensor) if len(shape) > 2 else 1)
-        if axis is None or len(shape) < 2 or axis % len(shape) == 0:
-            continue
-        place = axis % len(shape)
-        filters = Filters(tensor.name, layer.name, layer.op_type, family, place, len(shape), shape[place])
-        offered.append(filters)
-        if layers in ("all", family) or any(fnmatch.fnmatchcase(name, layers) for name in (layer.name, tensor.name)):
-            found.append(filters)
-    if not found:
-        has = f"it has {', '.join(f.layer for f in offered[:5])}" if offered else "it has none before its class scores"
-        raise UsageError(f"{model.label} has no layer {layers!r} with channels; {has}")
-    return tuple(found)
+    found = (_filters(layer, axes, recording) for layer in model.graph.path(target, model.inputs)
+             if layer.outputs[0] not in scores)  # fmt: skip
+    offered = [each for each in found if each is not None]
+    if not offered:
+        raise UsageError(f"{model.label} has no layer with channels before its class scores")
+    chosen = tuple(
+        each for each in offered if layers in ("all", each.family)
+        or fnmatch.fnmatchcase(each.layer, layers) or fnmatch.fnmatchcase(each.tensor, layers)
+    )  # fmt: skip
+    if not chosen:
+        families = ", ".join(dict.fromkeys(each.family for each in offered))
+        names = ", ".join(each.layer for each in offered[:5]) + ", ..." * (len(offered) > 5)
+        raise UsageError(f"{model.label} has no layer {layers!r} with channels; it has {families}: {names}")
+    return chosen
+
+
+def _filters(layer: Layer, axes: Mapping[Tensor, int], recording: Recording) -> Filters | None:
+    """The filters of a layer's output, where it has several channels and the graph tells their axis."""
+    tensor, family = layer.outputs[0], _family(layer)
+    if family is None or tensor is None or (tensor.dtype or np.dtype("f4")).kind != "f":
+        return None
+    shape = recording.shape(tensor)
+    axis = axes.get(tensor, channel_axis(tensor) if len(shape) > 2 else 1)
+    if axis is None or len(shape) < 2 or axis % len(shape) == 0 or shape[axis] < 2:
+        return None
+    return Filters(tensor.name, layer.name, layer.op_type, family, axis % len(shape), len(shape), shape[axis])
 
 
 def _family(layer: Layer) -> str | None:
     op = find(layer)
     if op is None or op.kind_of(layer) not in (Kind.LINEAR, Kind.PASS, Kind.WINNER, Kind.SUM):
         return None
-    module = type(op).__module__.rpartition(".")[2]
-    return None if layer.op_type in ("Softmax", "LogSoftmax") else FAMILIES.get(module)
+    return _OTHERWISE.get(layer.op_type, FAMILIES.get(type(op).__module__.rpartition(".")[2]))
 
 
 def _scores(model: Model, target: Tensor) -> set[Tensor]:

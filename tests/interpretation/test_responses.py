@@ -148,5 +148,26 @@ def test_layers_are_chosen_by_family_or_pattern() -> None:
     feed = RNG.standard_normal((1, 2, 4, 4)).astype(np.float32)
     assert [f.tensor for f in opened(convolutional(), feed, "relu")[1].filters] == ["r", "hr"]
     assert [f.tensor for f in opened(convolutional(), feed, "h*")[1].filters] == ["h", "hr"]
-    with pytest.raises(UsageError, match=r"no layer 'stem' with channels; it has c, r, p, h, hr"):
+    with pytest.raises(UsageError, match=r"no layer 'stem' with channels; it has conv, relu, pool, fc: c, r, p, h, hr"):
         opened(convolutional(), feed, "stem")
+
+
+def test_activations_are_filters_and_parts_of_formulas_are_not() -> None:
+    """Between activation and scores stand 1 / sqrt(|p|), written out, and a single channel."""
+    nodes = [
+        nets.node("Conv", ["x", "w"], "c"),
+        nets.node("PRelu", ["c", "slope"], "p"),
+        nets.node("Abs", ["p"], "a"),
+        nets.node("Sqrt", ["a"], "s"),
+        nets.node("Reciprocal", ["s"], "i"),
+        nets.node("Conv", ["i", "one"], "single"),
+        nets.node("Flatten", ["single"], "f"),
+        nets.node("Gemm", ["f", "v"], "y"),
+    ]
+    constants = {
+        "w": RNG.standard_normal((3, 2, 3, 3)), "slope": np.full((3, 1, 1), 0.1), "one": np.ones((1, 3, 1, 1)),
+        "v": RNG.standard_normal((4, 2)),
+    }  # fmt: skip
+    data = nets.model(nodes, {"x": ["N", 2, 4, 4]}, constants=constants)
+    _, responses = opened(data, np.ones((1, 2, 4, 4), np.float32))
+    assert [(f.tensor, f.family) for f in responses.filters] == [("c", "conv"), ("p", "relu")]
