@@ -1,6 +1,6 @@
 """Every method on photographs with boxes, in the measures of the SISE paper: the shape of its comparison.
 
-    python tools/bench_methods.py PICTURES MODEL.onnx=PREPROCESS ... [--methods LIST] [--books LIST]
+    python tools/bench_methods.py PICTURES MODEL.onnx[=PREPROCESS] ... [--methods LIST] [--books LIST]
                                   [--interpret DATASET] [--count 24] [--rise-masks 1000]
 
 PICTURES holds the photographs, boxes.json (a list of {"file", "voc_class", "box_xyxy"}) and voc_to_imagenet.json (from
@@ -42,7 +42,7 @@ RIVALS = ("rise", "grad-cam")
 QUESTIONS = ("ebpg", "drop")
 
 
-def chosen(model: onnxplain.Model, preprocess: str, pictures: Path, count: int, seed: int) -> Dataset:
+def chosen(model: onnxplain.Model, preprocess: str | None, pictures: Path, count: int, seed: int) -> Dataset:
     """The pictures that the model classifies as what is in the box, ``count`` of them."""
     everything = read_dataset(pictures)
     records = list(everything)
@@ -76,7 +76,7 @@ def judged(
     return dataclasses.replace(found, rows=(*found.rows[:place], *variants, *found.rows[place:]))
 
 
-def features(model: onnxplain.Model, preprocess: str, dataset: Path, folder: Path) -> Mapping[str, str]:
+def features(model: onnxplain.Model, preprocess: str | None, dataset: Path, folder: Path) -> Mapping[str, str]:
     """The options of VEBI: the features that the classes use on a data set, found where they are not yet."""
     if not (folder / "interpretation.json").exists():
         onnxplain.interpret(model, dataset, preprocess=preprocess, folder=folder / "responses").save(folder)
@@ -111,7 +111,7 @@ def lines(found: Evaluation, title: str) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
-    parser.add_argument("models", nargs="+", metavar="MODEL=PREPROCESS")
+    parser.add_argument("models", nargs="+", metavar="MODEL[=PREPROCESS]")
     parser.add_argument("--methods", help="comma-separated; all of them by default")
     parser.add_argument("--books", default=",".join(BOOKS), help="rule books of lrp besides its own, comma-separated")
     parser.add_argument("--interpret", type=Path, metavar="DATASET", help="where VEBI finds its features")
@@ -124,7 +124,8 @@ def main() -> None:
     everything = [entry.name for entry in onnxplain.available_methods() if asked.interpret or entry.name != "vebi"]
     methods = asked.methods.split(",") if asked.methods else everything
     for given in asked.models:
-        path, _, preprocess = given.partition("=")
+        path, _, named = given.partition("=")
+        preprocess = named or None
         model, folder = onnxplain.load(path), asked.output / Path(path).stem
         dataset = chosen(model, preprocess, asked.pictures, asked.count, asked.seed)
         options: dict[str, Any] = {"rise": {"masks": asked.rise_masks}}
