@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from onnxplain.checks import check_count
+from onnxplain.engine.budget import even_size, samples_at_once
 from onnxplain.engine.recording import Recording
 from onnxplain.engine.sessions import Session, give_memory_back
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from onnxplain.engine.compiled import CompiledGraph
 
 ENGINES = ("auto", "host", "compiled")
-MEMORY_BUDGET = 2**29
-"""Bytes of traced tensors that one chunk of a batch may hold."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Work:
     engine : {"auto", "host", "compiled"}
     dtype : {"float32", "float64"}
     batch_size : int or None
-        None chooses from ``MEMORY_BUDGET``.
+        None chooses, see :mod:`onnxplain.engine.budget`.
     keep : tuple of Tensor
         Internal tensors whose relevance is asked for.
     ledger : bool
@@ -157,9 +156,10 @@ def _chunk_size(model: Model, plan: Plan, work: Work, feed: Feed, count: int) ->
     recording = model.recording(feed, plan.target, 1)
     item = 8 if work.dtype == "float64" else 4
     tensors = {t for layer in plan.path for t in (*layer.inputs, *layer.outputs) if t is not None and not t.static}
-    per_sample = sum(int(np.prod(recording.shape(tensor))) for tensor in tensors) * item * 2
-    most = max(1, min(count, MEMORY_BUDGET // max(per_sample, 1)))
-    return -(-count // -(-count // most))
+    sizes = [int(np.prod(recording.shape(tensor))) * item for tensor in tensors]
+    weights = sum(t.value.nbytes for layer in plan.path for t in layer.inputs if t is not None and t.value is not None)
+    most = samples_at_once(sum(sizes), max(sizes, default=0), weights, model.runtime.on_gpu)
+    return even_size(count, most)
 
 
 def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int) -> Result:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain.checks import check_count
-from onnxplain.engine.run import MEMORY_BUDGET
+from onnxplain.engine.budget import MEMORY_BUDGET
 from onnxplain.errors import UsageError
 from onnxplain.graph.layers import Layer, Tensor
 from onnxplain.model import Feed, Model

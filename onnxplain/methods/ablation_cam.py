@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxplain.engine.run import MEMORY_BUDGET, Result, joined
+from onnxplain.engine.budget import MEMORY_BUDGET
+from onnxplain.engine.run import Result, joined
 from onnxplain.explanation import Explanation
 from onnxplain.methods.feature_maps import Array, FeatureMaps
 from onnxplain.methods.job import Job

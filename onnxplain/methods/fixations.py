@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxplain.checks import check_number, check_share
+from onnxplain.engine.budget import MEMORY_BUDGET
 from onnxplain.engine.points import LOCATIONS, Points
-from onnxplain.engine.run import MEMORY_BUDGET
 from onnxplain.engine.unravel import Route, find_route, unravel
 from onnxplain.errors import UnsupportedError, UsageError
 from onnxplain.explanation import Explanation, PathStep

@@ -1,0 +1,36 @@
+"""How many samples a pass takes at once: as many as memory holds, and as the processor's cache holds best."""
+
+from __future__ import annotations
+
+MEMORY_BUDGET = 2**29
+"""Bytes of traced tensors that one chunk of a batch may hold."""
+CACHE_BUDGET = 10 * 2**20
+"""Bytes of the largest tensor of a chunk: an op reads two and writes one, and last-level caches hold some 30 MiB."""
+WEIGHTS_SHARE = 8
+"""How often smaller the weights are to be than the tensors of a chunk, which reads them anew."""
+
+
+def samples_at_once(total: int, largest: int, weights: int, on_gpu: bool = False) -> int:
+    """The most samples that a pass should take.
+
+    Parameters
+    ----------
+    total : int
+        Bytes of all tensors of one sample that the forward pass keeps; what goes back is freed on the way.
+    largest : int
+        Bytes of the largest of them.
+    weights : int
+        Bytes of the weights.
+    on_gpu : bool
+        Whether a device with a memory of its own does the work; only memory counts there.
+    """
+    held = MEMORY_BUDGET // max(total, 1)
+    if not on_gpu:
+        held = min(held, max(CACHE_BUDGET // max(largest, 1), WEIGHTS_SHARE * weights // max(total, 1)))
+    return max(held, 1)
+
+
+def even_size(count: int, most: int) -> int:
+    """The chunk size up to ``most``, and above half of it, that leaves the fewest places of the last chunk empty."""
+    most = min(most, count)
+    return max(range(most // 2 + 1, most + 1), key=lambda size: (-(-count % size), size))
