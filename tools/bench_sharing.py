@@ -19,7 +19,7 @@ import numpy as np
 from timing import spread, table, timed
 
 import onnxplain
-from onnxplain.engine.run import MEMORY_BUDGET
+from onnxplain.engine.budget import MEMORY_BUDGET
 from onnxplain.engine.sharing import Shared
 from onnxplain.inputs.datasets import read_dataset
 from onnxplain.inputs.loaders import Sample, contract_for, load_record

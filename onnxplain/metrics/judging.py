@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxplain.engine.budget import MEMORY_BUDGET
 from onnxplain.engine.redrawn import cascade
-from onnxplain.engine.run import MEMORY_BUDGET
 from onnxplain.engine.scores import ClassScores, Kind
 from onnxplain.engine.sharing import Shared
 from onnxplain.errors import FailureError, OnnxplainError, UsageError
