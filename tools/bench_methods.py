@@ -33,7 +33,7 @@ from onnxplain.metrics.box_files import read_boxes
 from onnxplain.metrics.measures import PUBLISHED
 from onnxplain.metrics.results import Evaluation, Row
 from onnxplain.metrics.truth import read_class_map
-from onnxplain.render.evaluation import cell, counted, heading, seconds
+from onnxplain.render.evaluation import cell, counted, heading
 
 METRICS = (*PUBLISHED, "pointing", "iou-auc", "insertion-blur", "deletion-zero", "sparseness")
 BOOKS = ("epsilon", "epsilon-alpha2-beta1-flat", "epsilon-gamma-box", "excitation-backprop")
@@ -95,9 +95,7 @@ def lines(found: Evaluation, title: str) -> Iterator[str]:
     yield f"{title}\n"
     yield table(["method", *map(heading, main)], [[row.method, *cells(row, True)] for row in found.rows])
     yield ""
-    yield table(
-        ["method", *map(heading, rest), "s"], [[row.method, *cells(row, False), seconds(row)] for row in found.rows]
-    )
+    yield table(["method", *map(heading, rest)], [[row.method, *cells(row, False)] for row in found.rows])
     yield ""
     yield from (f"- {note}" for note in found.notes)
     names = {row.method for row in found.rows}

@@ -53,4 +53,4 @@ def test_every_rule_book_is_a_method_of_its_own_behind_lrp(model, pictures, tmp_
     assert plain != book
     printed = list(bench_methods.lines(found, "flowers"))
     assert printed[1].splitlines()[0] == "| method | ebpg % ↑ | miou % ↑ | bbox % ↑ | drop % ↓ | increase % ↑ |"
-    assert printed[3].splitlines()[0].endswith("| sparseness | s |")
+    assert printed[3].splitlines()[0].endswith("| deletion-zero ↓ | sparseness |")
