@@ -55,7 +55,7 @@ def interpret(
     dataset : Dataset or path
         A folder of class folders, a CSV of files and labels, or an .npz.
     mu : float
-        Bound on the sum of a class's weights.
+        Bound on the sum of a class's weights; infinity for none.
     labels : {"predicted", "given"}
         Whether a sample counts to the class that the model predicts, or to its label in the data set.
     layers : str
@@ -95,7 +95,8 @@ def interpret(
     with ExitStack() as opened:
         work = Path(folder) if folder else Path(opened.enter_context(tempfile.TemporaryDirectory()))
         store = opened.enter_context(survey.collect(work, progress))
-        settings = {"dataset": str(dataset.source), "labels": labels, "mu": mu, "layers": layers}
+        bound = mu if math.isfinite(mu) else None
+        settings = {"dataset": str(dataset.source), "labels": labels, "mu": bound, "layers": layers}
         return _interpretation(survey, store, given, names, mu, top, settings, work)
 
 
@@ -149,17 +150,24 @@ class Survey:
     layers: str
 
     def __post_init__(self) -> None:
-        first = next((sample for sample in self._samples() if isinstance(sample, Sample)), None)
-        if first is None:
-            raise FailureError(f"no sample of {self.dataset.source} can be read")
+        first = self._first()
         feed = self.model.check_feed({name: value[:1] for name, value in first.feed.items()})
         filters = find_filters(self.model, self.target.tensor, feed, self.layers)
         self.responses = Responses(self.model, self.target.tensor, filters)
         shape = self.model.recording(feed, self.target.tensor).shape(self.target.tensor)
         self.classes = math.prod(shape[1:] if self.model.batched or len(shape) > 1 else shape)
 
-    def _samples(self) -> Iterator[Sample | Skipped]:
-        return (load_record(record, self.model, self.contract) for record in self.dataset)
+    def _first(self) -> Sample:
+        """The first sample that can be read; where none can, the reason of the first is the reason of all."""
+        why: Skipped | None = None
+        for record in self.dataset:
+            item = load_record(record, self.model, self.contract)
+            if isinstance(item, Sample):
+                return item
+            why = why or item
+        if why is None:
+            raise UsageError(f"{self.dataset.source} holds no sample")
+        raise type(why.error)(f"no sample of {self.dataset.source} can be read; {why.name}: {why.error}")
 
     def collect(self, folder: Path, progress: Progress | None = None) -> ResponseStore:
         """The responses of every sample; those that stand in ``folder`` are not computed again.
@@ -286,7 +294,7 @@ def _notes(solutions: dict[int, Any], counts: np.ndarray, skipped: Sequence[Any]
     if len(solutions) == 1:
         yield "all samples count to one class: its features tell nothing from other classes"
     if skipped:
-        yield f"{len(skipped)} sample{'s' * (len(skipped) > 1)} skipped, the first {skipped[0][0]}: {skipped[0][1]}"
+        yield f"{len(skipped)} sample{'s' * (len(skipped) > 1)} skipped, the first {skipped[0][0]}"
 
 
 def strongest(x: np.ndarray, rows: np.ndarray, filters: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

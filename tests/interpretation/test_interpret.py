@@ -150,7 +150,7 @@ def test_a_broken_sample_is_skipped_and_named(net: bytes, samples: Samples, tmp_
     assert equal(found, onnxplain.interpret(net, tmp_path / "data", folder=tmp_path / "work"))
     for file in (tmp_path / "data").rglob("*.npy"):
         file.write_bytes(b"")
-    with pytest.raises(FailureError, match=r"no sample of .* can be read"):
+    with pytest.raises(FailureError, match=r"no sample of .* can be read; 0/000.npy: .* is not a sound .npy file"):
         onnxplain.interpret(net, tmp_path / "data")
 
 
@@ -174,10 +174,12 @@ def test_wrong_requests_are_answered(net: bytes, npz: Path, samples: Samples, tm
     np.savez(tmp_path / "named.npz", x=samples[0][:2], labels=np.array(["rose", "tulip"]))
     np.savez(tmp_path / "beyond.npz", x=samples[0][:2], labels=np.array([0, 3]))
     np.savez(tmp_path / "none.npz", x=samples[0][:2])
+    np.savez(tmp_path / "other.npz", z=samples[0][:2], labels=samples[1][:2])
     for name, said in (
         ("named", r"label 'rose' .* is no class of the model, which has 3 classes and no names"),
         ("beyond", r"label '3' .* is no class"),
         ("none", "has no labels; labels='predicted' needs none"),
+        ("other", "no sample of .* can be read; 0: .*'z'"),
     ):
         with pytest.raises(UsageError, match=said):
             onnxplain.interpret(net, tmp_path / f"{name}.npz", labels="given")
@@ -207,6 +209,12 @@ def test_what_was_saved_comes_back_and_is_refused_for_another_model(net: bytes, 
     other = nets.model([nets.node("Relu", ["x"], "y")], {"x": ["N", 3, 8, 8]})
     with pytest.raises(UsageError, match="belongs to another model than the model; run 'onnxplain interpret'"):
         Interpretation.load(written, onnxplain.load(other))
+
+
+def test_no_bound_is_written_as_json_has_it(net: bytes, npz: Path, tmp_path: Path) -> None:
+    onnxplain.interpret(net, npz, mu=np.inf).save(tmp_path / "free")
+    text = (tmp_path / "free" / "interpretation.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["settings"]["mu"] is None
 
 
 def without(key: str) -> Callable[[Path], object]:
