@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,9 +40,10 @@ class Stage:
 def find_stages(model: Model, target: Tensor, feed: Feed) -> tuple[Stage, ...]:
     """The last tensor of features of each resolution, from the finest on (Sattarzadeh et al. 2021, phase 1).
 
-    A resolution ends at the layers with strides that read it. Where several do (the branches of a block), its last
-    tensor is the last one that all ways to them lead through. The last resolution ends where features lose their
-    places, at a global pool or a flattening; pools on the way there add nothing.
+    A resolution ends at the layers with strides that read it, a size that the network comes back to each time. Where
+    several do (the branches of a block), its last tensor is the last one that all ways to them lead through. The last
+    resolution ends where features lose their places, at a global pool or a flattening; pools on the way there add
+    nothing.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ class _FeatureMap:
                 "so there are no feature maps to be found"
             )
         found: dict[Tensor, str] = {}
-        for size, layers in self._reductions().items():
+        for size, layers in self._reductions():
             ends = [self._carried(_first(layer)) for layer in layers]
             end = self._joint([tensor for tensor in ends if self._size(tensor) == size], size)
             found[end] = f"{_by(size)}, before {_names(layers)}"
@@ -180,17 +181,24 @@ class _FeatureMap:
         keeps = len(self.recording.shape(out)) == rank and layer.op_type not in _REFORM
         return axis if keeps else None
 
-    def _reductions(self) -> Mapping[tuple[int, ...], list[Layer]]:
-        """The layers that end a resolution and lead to another one, by the size that they read."""
-        found: dict[tuple[int, ...], list[Layer]] = {}
+    def _reductions(self) -> Iterator[tuple[tuple[int, ...], list[Layer]]]:
+        """The size of every resolution that ends before the last one, and the layers that end it.
+
+        A size that is come back to is a resolution of its own: it ends at the layers behind those that ended it before.
+        """
+        found: dict[tuple[int, ...], list[list[Layer]]] = {}
         for layer in self.path:
             source = next((t for t in layer.inputs if t in self.axes), None)
             if source is None or layer.outputs[0] not in self.spatial:
                 continue
             before = self._carried(source)
             if before in self.spatial and self._reduces(layer, source, layer.outputs[0]):
-                found.setdefault(self._size(before), []).append(layer)
-        return found
+                visits = found.setdefault(self._size(before), [])
+                earlier = sum(source in _downstream(self.path, map(_out, layers)) for layers in visits)
+                if earlier == len(visits):
+                    visits.append([])
+                visits[earlier].append(layer)
+        return ((size, layers) for size, visits in found.items() for layers in visits)
 
     def _reduces(self, layer: Layer, source: Tensor, out: Tensor) -> bool:
         sizes = list(zip(self._size(source), self._size(out), strict=False))

@@ -149,6 +149,31 @@ def test_a_target_with_places_is_explained_by_what_its_convolution_reads() -> No
     assert found(model, "a") == [("a", 1)]
 
 
+def hourglass(net: Net, skip: bool) -> None:
+    """16, 8, 4 and up again to 8 and 16, then 16, 8, 4 once more: every descent has pools of its own."""
+    up = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    net.weights["twice"] = np.array([1, 1, 2, 2], np.float32)
+    fine = net.relu(net.conv("x", "down16", (2, 4)))
+    middle = net.relu(net.conv(net.op("MaxPool", [fine], "pool1", **HALF), "down8", (4, 4)))
+    h = net.relu(net.conv(net.op("MaxPool", [middle], "pool2", **HALF), "bottom", (4, 4)))
+    for size, beside in ((8, middle), (16, fine)):
+        h = net.op("Resize", [h, "", "twice"], f"up{size}", **up)
+        h = net.op("Add", [h, beside], f"joined{size}") if skip else h
+        h = net.relu(net.conv(h, f"up{size}.conv", (4, 4)))
+    h = net.relu(net.conv(net.op("MaxPool", [h], "pool3", **HALF), "again8", (4, 4)))
+    left = net.conv(h, "left", (4, 4), strides=[2, 2])  # the second descent ends 8 in two branches
+    right = net.conv(h, "right", (4, 4), 1, strides=[2, 2])
+    net.head(net.relu(net.op("Add", [left, right], "again4")), 4)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_size_that_a_net_comes_back_to_ends_each_time(skip: bool) -> None:
+    net = Net()
+    hourglass(net, skip)
+    ends = ["down16", "down8", "up16.conv", "again8", "again4"]
+    assert found(net.load()) == [(f"{name}.relu", 1) for name in ends]
+
+
 def test_layers_can_be_named_in_any_order() -> None:
     net = Net()
     net.head(residual(net), 4)
