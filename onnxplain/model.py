@@ -272,8 +272,8 @@ class Model:
         quantized = any(layer.op_type == "QuantizeLinear" for layer in self.graph.layers)
         if quantized and _difference(found, self._unoptimized.run(feed)) is None:
             self.remarks.add(
-                f"explained is the quantized graph as written; onnxruntime's integer kernels change output {name!r} "
-                f"by {said}"
+                "where a method reads values before they are quantized, it explains the quantized graph as written; "
+                f"onnxruntime's integer kernels change output {name!r} by {said}"
             )
             return
         raise FailureError(

@@ -26,6 +26,8 @@ CUDA = "CUDAExecutionProvider"
 BATCH = "batch"
 """The symbol of the batch axis in graphs that onnxplain emits."""
 _INLINE_BYTES = 1024
+_BROKEN = ["QDQS8ToU8Transformer"]
+"""Turns int8 into uint8 but leaves the attribute output_dtype of opset 21 as it is, so that a graph does not load."""
 _LEVELS = {
     "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -178,7 +180,13 @@ class Session:
             values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in weights.values()]
             options.add_external_initializers(list(weights), values)
         try:
-            self._session = ort.InferenceSession(model, options, providers=runtime.provider_list(), enable_fallback=0)
+            self._session = ort.InferenceSession(
+                model,
+                options,
+                runtime.provider_list(),
+                enable_fallback=0,
+                disabled_optimizers=None if weights is None else _BROKEN,
+            )
         except Exception as error:
             raise _session_error(error, label) from error
         self.label = label

@@ -114,8 +114,8 @@ class FullGradient(Rule):
         if bias is not None:
             at.absorb("bias", r[0] * bias)
         elif kind is Kind.PASS and len(at.active()) == 1:
-            source, share = at.active()[0], r[0] * at.y()
-            rest = share - handed[source] * at.x(source)
+            source, share = at.active()[0], r[0] * at.xp.cast(at.y())
+            rest = share - handed[source] * at.xp.cast(at.x(source))
             at.absorb("bias", at.xp.where(at.xp.less(at.xp.abs(rest), at.xp.abs(share) * ROUNDING), 0.0, rest))
         elif kind is Kind.PRODUCT and len(at.active()) == 2:
             at.absorb("bias", -(r[0] * at.y()))
