@@ -174,12 +174,13 @@ class Survey:
 
         Groups are the same in every run, so that a result does not depend on where a run was interrupted.
         """
+        contract = {} if self.contract is None else self.contract.to_json()
         job = {
             "model": self.model.digest,
             "dataset": self.dataset.fingerprint,
             "target": self.target.tensor.name,
             "layers": self.layers,
-            "contract": None if self.contract is None else self.contract.to_json(),
+            "contract": {name: item for name, item in contract.items() if name != "labels"},
         }
         store = ResponseStore(folder, job, self.dataset.ids, self.responses.count)
         try:

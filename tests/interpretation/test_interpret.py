@@ -94,11 +94,13 @@ def test_kept_responses_serve_other_bounds_and_labels(net: bytes, npz: Path, tmp
     told: list[int] = []
     onnxplain.interpret(net, npz, folder=tmp_path, progress=lambda done, total: told.append(done))
     written = (tmp_path / "journal.jsonl").read_bytes()
-    again = onnxplain.interpret(net, npz, mu=0.5, labels="given", folder=tmp_path)
+    names = tmp_path / "names.txt"
+    names.write_text("rose\ntulip\naster\n")
+    again = onnxplain.interpret(net, npz, mu=0.5, labels="given", class_names=str(names), folder=tmp_path)
     assert told == [16, 32, 45]
     assert (tmp_path / "journal.jsonl").read_bytes() == written
     assert again.classes[0].bounded
-    assert sum(feature.weight for feature in again.features[0]) == pytest.approx(0.5)
+    assert sum(feature.weight for feature in again.features["rose"]) == pytest.approx(0.5)
     with pytest.raises(UsageError, match=r"belongs to another job \(layers"):
         onnxplain.interpret(net, npz, layers="conv", folder=tmp_path)
 
