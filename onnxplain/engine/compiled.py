@@ -85,6 +85,9 @@ class SymbolicValues:
             return self.xp.const(self.constant(tensor))
         dtype = tensor.dtype or np.dtype(np.float32)
         symbol = Sym(self.xp, tensor.name, self.shape(tensor), dtype)
+        for layer in tensor.consumers:
+            if layer.op_type == "Relu" and layer.outputs[0] is not None:
+                self.xp.rectified[tensor.name] = Sym(self.xp, layer.outputs[0].name, symbol.shape, dtype)
         return self.xp.cast(symbol) if dtype.kind == "f" and dtype != np.float32 else symbol
 
     def constant(self, tensor: Tensor) -> np.ndarray:

@@ -130,6 +130,9 @@ class ElementEmitter(Recorder):
         if not isinstance(z, Sym):
             reciprocal = self.host.ratio(np.ones_like(z), z, epsilon, nonnegative)
             return r * reciprocal
+        rectified = self.rectified.get(z.name)
+        if rectified is not None and epsilon and isinstance(r, Sym) and rectified.name in self._factors.get(r.name, ()):
+            z, nonnegative = rectified, True  # where z < 0 stands 0 / z
         if nonnegative:
             return r / (z + epsilon)
         if not epsilon:

@@ -86,6 +86,11 @@ class Recorder:
     ----------
     blocked : bool
         Whether the CPU provider runs the graph, whose convolutions work on blocks of channels.
+
+    Attributes
+    ----------
+    rectified : dict of str to Sym
+        The Relu of a tensor, where the graph takes one.
     """
 
     def __init__(self, blocked: bool = True) -> None:
@@ -100,6 +105,8 @@ class Recorder:
         self._constants: dict[int, tuple[np.ndarray, str]] = {}
         self._in_blocks: set[str] = set()
         self._terms: dict[str, tuple[Sym, Sym]] = {}
+        self._factors: dict[str, set[str]] = {}
+        self.rectified: dict[str, Sym] = {}
 
     def emit(
         self,
@@ -166,7 +173,15 @@ class Recorder:
         result = self.emit(op_type, [a, b], broadcast(a.shape, b.shape), dtype or first.dtype)
         if op_type == "Add" and isinstance(a, Sym) and isinstance(b, Sym):
             self._terms[result.name] = a, b
+        self._factors[result.name] = self._common_factors(op_type, a, b)
         return result
+
+    def _common_factors(self, op_type: str, a: Any, b: Any) -> set[str]:
+        """The tensors of which ``a op b`` is a multiple: where one of them is 0, so is the result."""
+        first, second = ({v.name, *self._factors.get(v.name, ())} if isinstance(v, Sym) else set() for v in (a, b))
+        if op_type == "Mul":
+            return first | second
+        return first if op_type == "Div" else first & second if op_type in ("Add", "Sub") else set()
 
     def _biased(self, convolution: Sym, constant: np.ndarray) -> Sym:
         """A constant per channel added to a convolution becomes its bias."""

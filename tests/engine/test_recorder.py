@@ -1,0 +1,67 @@
+"""What the recording namespace leaves out: nothing that changes a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nets
+import numpy as np
+import pytest
+
+import onnxplain
+from onnxplain.engine.emitter import Emitter
+from onnxplain.engine.recorder import Sym
+
+SHAPE = (-1, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("made", "steps"),
+    [
+        (lambda y, c, d: y * c, 0),
+        (lambda y, c, d: y * c + y * d, 0),
+        (lambda y, c, d: y * c / d, 0),
+        (lambda y, c, d: c, 1),
+        (lambda y, c, d: y * c + d, 1),
+        (lambda y, c, d: d / (y * c), 1),
+    ],
+)
+def test_the_sign_of_a_stabilizer_is_left_out_where_the_relevance_is_0_below_0(made, steps: int) -> None:
+    """Relevance that is a multiple of y = relu(z) is 0 wherever z is negative."""
+    xp = Emitter()
+    z, y, c, d = (Sym(xp, name, SHAPE, np.dtype(np.float32)) for name in "zycd")
+    xp.rectified["z"] = y
+    xp.ratio(made(y, c, d), z, 1e-6)
+    assert sum(node.op_type == "Clip" for node in xp.nodes) == steps
+
+
+@pytest.mark.parametrize("behind", ["z-plus", "flat"])
+def test_a_residual_sum_before_a_relu(tmp_path: Path, behind: str) -> None:
+    """Worked: z = 2x - 3x = -x at two pixels, -1 and 1; y = (0, 1); a 1 x 1 convolution of weight 1 behind.
+
+    A stabilizer as large as 1/2 tells the sides apart. Seeded with 1, z-plus makes R = (0, 1) of it, and the sum hands
+    1 / (1 + 1/2) of 2x = -2 and of -3x = 3 down. Flat makes R = (1, 1), and the first pixel hands 1 / (-1 - 1/2) of 2
+    and of -3 down as well.
+    """
+    nodes = [
+        nets.node("Conv", ["x", "two"], "a"),
+        nets.node("Conv", ["x", "minus_three"], "b"),
+        nets.node("Add", ["a", "b"], "z"),
+        nets.node("Relu", ["z"], "relu"),
+        nets.node("Conv", ["relu", "one"], "y"),
+    ]
+    eye = np.eye(4).reshape(4, 4, 1, 1)
+    constants = {"two": 2 * eye, "minus_three": -3 * eye, "one": eye}
+    model = onnxplain.load(nets.model(nodes, {"x": ["N", 4, 1, 2]}, constants=constants))
+    book = tmp_path / "own.toml"
+    book.write_text(
+        f'seed = 1.0\n[[rule]]\nname = "y"\nuse = "{behind}"\n[[rule]]\nkind = "linear"\nuse = "epsilon"\n'
+        '[[rule]]\nop = "Add"\nuse = "norm"\nstabilizer = 0.5\n'
+    )
+    x = np.tile(np.array([1.0, -1.0], np.float32), (1, 4, 1, 1))
+    e = onnxplain.explain(model, x, rules=str(book), target=np.ones((1, 4, 1, 2)), engine="compiled", at=["a", "b"])
+    negative = 1 / -1.5 if behind == "flat" else 0.0
+    first = np.array([2.0 * negative, -2.0 / 1.5])
+    second = np.array([-3.0 * negative, 3.0 / 1.5])
+    np.testing.assert_allclose(e.at["a"], np.broadcast_to(first, (1, 4, 1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(e.at["b"], np.broadcast_to(second, (1, 4, 1, 2)), rtol=1e-5, atol=1e-6)
