@@ -246,6 +246,32 @@ def test_guided_backprop_is_deconvnet_where_the_relu_is_open(seed: int, engine: 
     np.testing.assert_array_equal(deconv, np.maximum(g, 0))
 
 
+RECTIFIERS = {
+    "Relu": (nets.node("Relu", ["x"], "y"), 18, [0, 0, 3, 0, 5], [1, 0, 3, 0, 5]),
+    "ReLU6": (nets.node("Clip", ["x", "zero", "six"], "y"), 18, [0, 0, 3, 0, 0], [1, 0, 3, 0, 5]),
+    "ReLU6 of opset 6": (nets.node("Clip", ["x"], "y", min=0.0, max=6.0), 9, [0, 0, 3, 0, 0], [1, 0, 3, 0, 5]),
+    "no upper bound": (nets.node("Clip", ["x", "zero"], "y"), 18, [0, 0, 3, 0, 5], [1, 0, 3, 0, 5]),
+    "hardtanh": (nets.node("Clip", ["x", "minus", "six"], "y"), 18, [1, -2, 3, -4, 0], [1, -2, 3, -4, 0]),
+    "no lower bound": (nets.node("Clip", ["x", "", "six"], "y"), 18, [1, -2, 3, -4, 0], [1, -2, 3, -4, 0]),
+    "HardSwish": (nets.node("HardSwish", ["x"], "y"), 18, [1 / 6, -1, 3.5, -16 / 3, 5], [1 / 6, -1, 3.5, -16 / 3, 5]),
+}
+"""A node, its opset, and by hand what guided backpropagation and the deconvnet make of G at X."""
+X, G = [-1.0, 0.0, 2.0, 2.5, 7.0], [1.0, -2.0, 3.0, -4.0, 5.0]
+
+
+@ENGINES
+@pytest.mark.parametrize("name", RECTIFIERS)
+def test_what_counts_as_a_rectifier(name: str, engine: str) -> None:
+    node, opset, guided, deconv = RECTIFIERS[name]
+    bounds = {"zero": np.array(0.0), "six": np.array(6.0), "minus": np.array(-1.5)}
+    data = nets.model(
+        [node], {"x": ["N", 5]}, constants={key: bounds[key] for key in node.input if key in bounds}, opset=opset
+    )
+    for method, expected in (("guided-backprop", guided), ("deconvnet", deconv)):
+        e = onnxplain.explain(data, np.array([X], np.float32), method, np.array([G], np.float32), engine=engine)
+        np.testing.assert_allclose(e.relevance["x"], [expected], rtol=1e-5)
+
+
 @drawn
 @given(net=st.builds(build, st.sampled_from(KINDS), seeds, st.booleans(), st.just(True)))
 def test_canonized_and_instrumented_graphs_give_the_plain_outputs(net: Net) -> None:

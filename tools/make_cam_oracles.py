@@ -14,6 +14,7 @@ The maps are taken before any ReLU, scaling or resizing. Needs what tools/make_o
 """
 
 import argparse
+import copy
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -139,7 +140,9 @@ def make(name: str) -> dict[str, np.ndarray]:
         layer = net.get_submodule(path)
         gradient: Tensor = LayerGradCam(net, layer).attribute(samples, classes)
         found[f"grad-cam{tensor}"] = gradient.detach().numpy()[:, 0]
-        guided: Tensor = GuidedGradCam(net, layer).attribute(samples, classes, interpolate_mode=mode(samples))
+        twin = rectified(net)
+        explainer = GuidedGradCam(twin, twin.get_submodule(path))
+        guided: Tensor = explainer.attribute(samples, classes, interpolate_mode=mode(samples))
         found[f"guided-grad-cam{tensor}"] = guided.detach().numpy()
         for method, peer in PEERS.items() if name in PICTURES else ():
             value = unscaled(peer, net, layer, samples, classes)
@@ -152,6 +155,23 @@ def make(name: str) -> dict[str, np.ndarray]:
         if name in MAPPED:
             found["fullgrad/map"] = published_map(parts).numpy()
     return found
+
+
+class RectifiedTo6(nn.ReLU):
+    """ReLU6 as a ReLU, which is what captum looks for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu6(x)
+
+
+def rectified(net: nn.Module) -> nn.Module:
+    """A copy in which captum takes every ReLU6 for a rectifier."""
+    twin = copy.deepcopy(net)
+    for module in list(twin.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(module, name, RectifiedTo6())
+    return twin
 
 
 def mode(samples: Tensor) -> str:

@@ -108,8 +108,8 @@ def methods(recipe: Recipe, low: Tensor, high: Tensor) -> dict[str, Method]:
     }
     of_one: dict[str, Composite | None] = {
         "gradient": None,
-        "guided-backprop": composites.GuidedBackprop(),
-        "deconvnet": composites.DeconvNet(),
+        "guided-backprop": composites.GuidedBackprop(layer_map=[(nn.ReLU6, rules.ReLUGuidedBackprop())]),
+        "deconvnet": composites.DeconvNet(layer_map=[(nn.ReLU6, rules.ReLUDeconvNet())]),
         "excitation-backprop": composites.ExcitationBackprop(layer_map=[(SpatialMean, rules.Norm())]),
     }
     return {

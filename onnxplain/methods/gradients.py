@@ -33,7 +33,7 @@ def input_x_gradient(job: Job) -> Explanation:
 
 
 def guided_backprop(job: Job, stride_artifacts: str = "plain", strided_pools: str = "plain") -> Explanation:
-    """Gradients cut at every Relu where the input or the signal is negative (Springenberg et al. 2015).
+    """Gradients cut at every rectifier where the input or the signal is negative (Springenberg et al. 2015).
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def guided_backprop(job: Job, stride_artifacts: str = "plain", strided_pools: st
 
 
 def deconvnet(job: Job, stride_artifacts: str = "plain", strided_pools: str = "plain") -> Explanation:
-    """Gradients cut at every Relu where the signal is negative (Zeiler and Fergus 2014).
+    """Gradients cut at every rectifier where the signal is negative (Zeiler and Fergus 2014).
 
     Parameters
     ----------

@@ -16,6 +16,9 @@ class Relu(Op):
 
     nonnegative = True
 
+    def rectifies(self, layer: Layer) -> bool:
+        return True
+
     def forward(self, at: At, x: Array) -> Array:
         return at.xp.positive(x)
 
@@ -36,10 +39,17 @@ class Clip(Op):
         return (at.xp.mask(g, at.y(), *self._bounds(at)),)
 
     def nonnegative_at(self, layer: Layer) -> bool:
+        return self._low(layer) >= 0
+
+    def rectifies(self, layer: Layer) -> bool:
+        return self._low(layer) == 0
+
+    def _low(self, layer: Layer) -> float:
+        """The lower bound that the file states."""
         if "min" in layer.attributes:
-            return bool(layer.attributes["min"] >= 0)
+            return float(layer.attributes["min"])
         low = layer.inputs[1] if len(layer.inputs) > 1 else None
-        return low is not None and low.value is not None and bool(low.value >= 0)
+        return -math.inf if low is None or low.value is None else float(low.value)
 
     def _bounds(self, at: At) -> tuple[float | None, float | None]:
         values = at.parameter("min", 1), at.parameter("max", 2)

@@ -263,6 +263,10 @@ class Op:
         """``nonnegative`` at one layer, where its attributes or constants decide."""
         return self.nonnegative
 
+    def rectifies(self, layer: Layer) -> bool:
+        """Whether it cuts off what lies below 0, as Relu does."""
+        return False
+
     def forward(self, at: At, *inputs: Array) -> Array:
         """The outputs from the inputs."""
         raise NotImplementedError  # pragma: no cover

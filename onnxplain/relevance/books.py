@@ -18,7 +18,7 @@ A book looks like this::
 A rule matches when all its conditions hold: ``op`` (op types), ``kind`` (see :class:`onnxplain.ops.Kind`), ``name``
 (a pattern with * and ?), ``first`` and ``last`` (linear layers with no other linear layer before or behind them, so
 both branches of a fork at the input are first), ``index`` (position among the linear layers, negative from the end),
-``spatial`` (whether the layer has a window).
+``spatial`` (whether the layer has a window), ``rectifier`` (Relu, and Clip with a lower bound of 0, which is ReLU6).
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ _CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "first": (_true_or_false, "true or false"),
     "last": (_true_or_false, "true or false"),
     "spatial": (_true_or_false, "true or false"),
+    "rectifier": (_true_or_false, "true or false"),
     "index": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
 }
 """Per condition, what its value must be: a test and the words for it."""
@@ -86,6 +87,7 @@ class Place:
     index: int | None = None
     from_end: int | None = None
     spatial: bool = False
+    rectifier: bool = False
 
 
 @dataclass(frozen=True)

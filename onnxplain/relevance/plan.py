@@ -192,6 +192,7 @@ def _places(path: Sequence[Layer]) -> Mapping[Layer, Place]:
             index=position,
             from_end=None if position is None else position - len(linear),
             spatial=type(ops[layer]).window is not Op.window,
+            rectifier=ops[layer].rectifies(layer),
         )
     return places
 

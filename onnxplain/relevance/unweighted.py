@@ -126,7 +126,7 @@ class FullGradient(Rule):
 
 @dataclass(frozen=True)
 class GuidedRelu(Rule):
-    """g * [x > 0] * [g > 0] (guided backpropagation, Springenberg et al. 2015)."""
+    """g * [x > 0] * [g > 0] (guided backpropagation, Springenberg et al. 2015); 0 above an upper bound too."""
 
     name = "guided-relu"
     kinds = frozenset({Kind.PASS})

@@ -84,6 +84,13 @@ def test_a_line_matches_where_all_its_conditions_hold(
     assert [name for name, rule in rules.items() if rule == "w-square"] == matched
 
 
+def test_rectifiers_are_what_cuts_off_below_zero(model: onnxplain.Model, tmp_path: Path) -> None:
+    lines = ("[[rule]]", "rectifier = true", 'use = "stop"', "[[rule]]", 'kind = "linear"', 'use = "epsilon"')
+    rules = chosen(model, write(tmp_path, *lines))
+    op_types = {layer.name: layer.op_type for layer in model.graph.layers}
+    assert {op_types[name] for name, rule in rules.items() if rule == "stop"} == {"Relu"}
+
+
 def test_spatial_is_having_a_window(model: onnxplain.Model, tmp_path: Path) -> None:
     lines = ("[[rule]]", "spatial = true", 'use = "gradient"', "[[rule]]", 'kind = "linear"', 'use = "epsilon"')
     rules = chosen(model, write(tmp_path, *lines))
