@@ -157,7 +157,7 @@ def make(name: str) -> dict[str, np.ndarray]:
     return found
 
 
-class RectifiedTo6(nn.ReLU):
+class RectifiedTo6(nn.ReLU):  # type: ignore[misc]
     """ReLU6 as a ReLU, which is what captum looks for."""
 
     def forward(self, x: Tensor) -> Tensor:
