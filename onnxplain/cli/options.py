@@ -69,7 +69,9 @@ BatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", metavar="N", min=1, help="Samples computed at once. [default: by memory]"),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of methods that draw random numbers.")]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Of methods that draw random numbers; no other depends on it.")
+]
 KeepSoftmax = Annotated[
     bool, typer.Option("--keep-softmax", help="Explain a closing softmax or sigmoid at its output, not at its input.")
 ]

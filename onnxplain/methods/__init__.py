@@ -62,7 +62,8 @@ def explain(
     batch_size : int, optional
         Samples computed at once; chosen from a memory budget by default.
     seed : int
-        Of the methods that draw random numbers.
+        Of the methods that draw random numbers; part of every call, so that calls are alike, and the others give the
+        same whatever it is.
     at : str or sequence of str
         Internal tensors whose relevance is wanted too. A model of indices (words, bytes) has relevance there only, at
         the first floating tensor behind its input.
