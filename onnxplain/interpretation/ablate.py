@@ -16,7 +16,7 @@ from onnxplain.errors import FailureError, UsageError
 from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.datasets import Dataset, read_dataset
 from onnxplain.inputs.loaders import Sample, Skipped, contract_for, load_record
-from onnxplain.interpretation.interpret import GROUP, LABELS, given_classes
+from onnxplain.interpretation.interpret import GROUP, LABELS, given_classes, of_one_shape, stacked
 from onnxplain.interpretation.result import Interpretation
 from onnxplain.model import Model, load
 
@@ -99,7 +99,8 @@ def ablate(
 ) -> Ablation:
     """Set the relevant filters of every class to 0, the strongest first, and as many random ones.
 
-    Each random filter is of the same tensor as the relevant one in its place, and not relevant to the class itself.
+    Each random filter is of the same tensor as the relevant one in its place, and not relevant to the class itself;
+    where more than half of a tensor is relevant, fewer random ones are left to remove.
     Filters are silenced in a copy of the graph; the loaded model is not changed.
 
     Parameters
@@ -189,21 +190,18 @@ class _Experiment:
             if isinstance(item, Skipped):
                 self.skipped.append((item.name, str(item.error)))
         usable = [(row, item) for row, item in group if isinstance(item, Sample)]
-        if not usable:
-            return
-        shapes = {tuple((n, v.shape) for n, v in sorted(item.feed.items())) for _, item in usable}
-        if len(shapes) > 1:
-            for one in usable:
-                self.add([one], given)
-            return
-        feed = {name: np.concatenate([item.feed[name] for _, item in usable]) for name in usable[0][1].feed}
-        scores = self._scores(feed, None, len(usable))
+        for samples in of_one_shape(usable):
+            self._run(samples, given)
+
+    def _run(self, samples: Sequence[tuple[int, Sample]], given: np.ndarray | None) -> None:
+        feed = stacked([sample for _, sample in samples])
+        scores = self._scores(feed, None, len(samples))
         predicted = scores.argmax(axis=1)
-        classes = predicted if given is None else given[[row for row, _ in usable]]
+        classes = predicted if given is None else given[[row for row, _ in samples]]
         chosen = [place for place, index in enumerate(classes) if self._takes(int(index))]
         if not chosen:
             return
-        feed = {name: value[chosen] for name, value in feed.items()} if len(usable) > 1 else feed
+        feed = {name: value[chosen] for name, value in feed.items()} if len(samples) > 1 else feed
         classes = classes[chosen]
         for which in range(len(self.right)):
             self._count(which, 0, classes, scores[chosen])
@@ -220,7 +218,8 @@ class _Experiment:
         """Shares of what was counted."""
         chosen = np.flatnonzero(self.counts)
         if not chosen.size:
-            raise FailureError(f"no class with relevant filters has a sample in {settings['dataset']}")
+            told = f"; {len(self.skipped)} skipped, {': '.join(self.skipped[0])}" if self.skipped else ""
+            raise FailureError(f"no class with relevant filters has a sample in {settings['dataset']}{told}")
         share, score = (each[:, chosen] / self.counts[chosen][:, np.newaxis] for each in (self.right, self.score))
         return Ablation(
             tuple(chosen.tolist()), tuple(names[int(index)] for index in chosen), self.counts[chosen],

@@ -206,11 +206,11 @@ class Survey:
                 store.skip(row, str(item.error))
             else:
                 samples.append((row, item))
-        for alike in _alike(samples):
+        for alike in of_one_shape(samples):
             self._run(store, alike)
 
     def _run(self, store: ResponseStore, samples: Sequence[tuple[int, Sample]]) -> None:
-        feed = {name: np.concatenate([sample.feed[name] for _, sample in samples]) for name in samples[0][1].feed}
+        feed = stacked([sample for _, sample in samples])
         try:
             scores, responses = self.responses.run(feed)
         except FailureError as error:
@@ -224,13 +224,18 @@ class Survey:
         store.add([row for row, _ in samples], responses, predicted.tolist())
 
 
-def _alike(samples: Sequence[tuple[int, Sample]]) -> Iterator[list[tuple[int, Sample]]]:
-    """Samples of one shape together."""
+def of_one_shape(samples: Sequence[tuple[int, Sample]]) -> Iterator[list[tuple[int, Sample]]]:
+    """Rows and samples of one shape together, so that they can be stacked."""
     by_shape: dict[object, list[tuple[int, Sample]]] = {}
     for row, sample in samples:
         shape = tuple((name, value.shape) for name, value in sorted(sample.feed.items()))
         by_shape.setdefault(shape, []).append((row, sample))
     yield from by_shape.values()
+
+
+def stacked(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    """The feeds of samples of one shape as one."""
+    return {name: np.concatenate([sample.feed[name] for sample in samples]) for name in samples[0].feed}
 
 
 def _interpretation(

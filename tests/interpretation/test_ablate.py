@@ -103,6 +103,9 @@ def test_wrong_requests_are_answered(data: Path, tmp_path: Path) -> None:
     dark = onnxplain.interpret(model, tmp_path / "dark.npz", layers="conv")
     with pytest.raises(FailureError, match="no class with relevant filters has a sample"):
         onnxplain.ablate(model, data, dark)
+    np.savez(tmp_path / "other.npz", z=np.zeros((3, CLASSES, 4, 4), np.float32))
+    with pytest.raises(FailureError, match=r"has a sample in .*; 3 skipped, 0: "):
+        onnxplain.ablate(model, tmp_path / "other.npz", found)
 
 
 def test_the_verb_writes_curve_and_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
