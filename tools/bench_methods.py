@@ -35,7 +35,7 @@ from onnxplain.metrics.results import Evaluation, Row
 from onnxplain.metrics.truth import read_class_map
 from onnxplain.render.evaluation import cell, counted, heading
 
-METRICS = (*PUBLISHED, "pointing", "iou-auc", "insertion-blur", "deletion-zero", "sparseness")
+METRICS = (*PUBLISHED, "pointing", "insertion-blur", "deletion-zero", "sparseness")
 BOOKS = ("epsilon", "epsilon-alpha2-beta1-flat", "epsilon-gamma-box", "excitation-backprop")
 """Rule books of lrp that stand beside its own."""
 RIVALS = ("rise", "grad-cam")

@@ -72,7 +72,8 @@ def heatmap(values: np.ndarray, signed: bool | None = None, percentile: float | 
         H x W; NaN where the model saw nothing, drawn grey.
     signed : bool, optional
         Blue for negative, white for zero, red for positive, on one scale for both signs; otherwise white to red,
-        negative values white. By default signed where a value is negative.
+        negative values white; where all are positive, as in RISE, white is the smallest. By default signed where a
+        value is negative.
     percentile : float, optional
         Cut magnitudes above this percentile (0..100); off by default.
 
@@ -89,10 +90,13 @@ def heatmap(values: np.ndarray, signed: bool | None = None, percentile: float | 
 
 def _shares(values: np.ndarray, signed: bool | None, percentile: float | None) -> tuple[np.ndarray, np.ndarray, bool]:
     """The scaled map, where the model saw nothing, and whether both signs are drawn."""
+    seen = values[np.isfinite(values)]
+    signed = bool((seen < 0).any()) if signed is None else signed
+    if not signed and seen.size and 0 < seen.min() < seen.max():
+        values = values - seen.min()
     share = scaled(values, percentile)
     unseen = np.isnan(share)
-    share = np.nan_to_num(share, copy=False)
-    return share, unseen, bool((share < 0).any()) if signed is None else signed
+    return np.nan_to_num(share, copy=False), unseen, signed
 
 
 def _coloured(share: np.ndarray, signed: bool) -> Bytes:

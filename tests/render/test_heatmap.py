@@ -42,6 +42,13 @@ def test_positive_maps_use_the_other_table() -> None:
     assert forced[0, 0].tolist() == WHITE
 
 
+def test_a_map_without_zeros_begins_at_its_smallest_value() -> None:
+    lifted = np.array([[3.0, 4.0, 5.0, np.nan]])
+    assert (heatmap(lifted)[0, :3] == heatmap(lifted - 3)[0, :3]).all()
+    assert heatmap(np.array([[1.0, 3.0]]), signed=True)[0, 0].tolist() != WHITE
+    assert heatmap(np.full((1, 1), 2.0))[0, 0].tolist() == SEQUENTIAL[255].tolist()
+
+
 @pytest.mark.parametrize("values", [np.zeros((2, 3)), np.zeros((2, 3), np.float16)])
 def test_an_empty_map_is_white(values: np.ndarray) -> None:
     assert (heatmap(values) == 255).all()
