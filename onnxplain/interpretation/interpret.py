@@ -151,6 +151,7 @@ class Survey:
 
     def __post_init__(self) -> None:
         first = self._first()
+        self.notes = () if first.picture is None or self.contract is None else (prepared(self.contract),)
         feed = self.model.check_feed({name: value[:1] for name, value in first.feed.items()})
         filters = find_filters(self.model, self.target.tensor, feed, self.layers)
         self.responses = Responses(self.model, self.target.tensor, filters)
@@ -283,8 +284,17 @@ def _interpretation(
         classes,
         tuple(skipped),
         settings,
-        tuple(_notes(solutions, counts, skipped, mu)),
+        (*survey.notes, *_notes(solutions, counts, skipped, mu)),
     )  # fmt: skip
+
+
+def prepared(contract: InputContract) -> str:
+    """How pictures were prepared, in words, with the origin of every item."""
+    stated: dict[str, list[str]] = {}
+    for name, value, origin in contract.describe():
+        if name != "labels":
+            stated.setdefault(origin, []).append(f"{name} {value}")
+    return "pictures: " + "; ".join(f"{', '.join(items)} ({origin})" for origin, items in stated.items())
 
 
 def _notes(solutions: dict[int, Any], counts: np.ndarray, skipped: Sequence[Any], mu: float) -> Iterator[str]:

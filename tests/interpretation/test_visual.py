@@ -66,6 +66,8 @@ def test_crops_are_the_patches_that_filters_answer_to(drawn: tuple[onnxplain.Int
     found, visuals = drawn
     assert [found.named(int(place)) for place in visuals.filters] == [("r", 0), ("r", 1), ("r", 2)]
     assert visuals.field.tolist() == [[4, 4]] * 3
+    assert found.notes[0].startswith("pictures: layout NCHW, colour RGB, size 24, 24,")
+    assert found.notes[0].endswith("(sidecar net.onnxplain.toml)")
     for channel in range(3):
         colour = np.full(3, 30)
         colour[channel] = 255
