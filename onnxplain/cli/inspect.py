@@ -9,6 +9,7 @@ import typer
 
 from onnxplain.cli import options
 from onnxplain.cli.output import Output, table
+from onnxplain.inputs.items import Resize
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -105,7 +106,7 @@ def _value(value: Any) -> str:
     if value is None:
         return "unknown"
     if isinstance(value, Mapping):
-        return ", ".join(str(part) for part in value.values() if part is not None)
+        return str(Resize(**value))
     if isinstance(value, list):
-        return ", ".join(map(str, value[:3])) + (f", ... ({len(value)})" if len(value) > 3 else "")
-    return str(value)
+        return ", ".join(map(_value, value[:3])) + (f", ... ({len(value)})" if len(value) > 3 else "")
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -321,7 +321,7 @@ def _check_structure(proto: onnx.ModelProto, constants: dict[str, np.ndarray], l
         )
         reason = f"{said} ({node})" if node else said
         if "No Op registered" in reason or "No opset import" in reason:
-            raise UnsupportedError(f"{label} cannot be run: {reason}") from error
+            raise UnsupportedError(f"{label} cannot be run: {reason}; export it again from standard ops") from error
         raise FailureError(f"{label} is not a valid ONNX model: {reason}") from error
 
 

@@ -28,6 +28,17 @@ def test_inspect(classifier, capsys):
     assert not any(row[:1] == ["gemm"] for row in rows)
 
 
+def test_inspect_says_how_pictures_are_resized_in_the_words_of_explain(classifier, capsys):
+    assert main(["inspect", classifier]) == 0
+    assert ["resize", "stretch", "sidecar", "net.onnxplain.toml"] in lines(capsys)
+    sidecar = Path(classifier).with_suffix(".onnxplain.toml")
+    sidecar.write_text(sidecar.read_text().replace('"stretch"', '"short-side"\nshort_side = 9\ncrop = "center"'))
+    assert main(["inspect", classifier]) == 0
+    found = lines(capsys)
+    assert ["resize", "short", "side", "to", "9,", "centre", "crop", "sidecar", "net.onnxplain.toml"] in found
+    assert ["range", "0,", "1", "sidecar", "net.onnxplain.toml"] in found
+
+
 def test_inspect_layers(classifier, capsys):
     assert main(["inspect", classifier, "--layers"]) == 0
     assert ["gemm", "Gemm", "logits"] in lines(capsys)
