@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from onnxplain.errors import FailureError
+
+_HIDDEN = ".onnxplain-"
 
 
 class Opened:
@@ -54,23 +56,14 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     pathlib.Path
         Where to write.
+
+    Raises
+    ------
+    FailureError
+        The disk refuses.
     """
-    target = Path(folder)
-    made = _nearest(target) / f".onnxplain-{uuid.uuid4().hex}"
-    try:
-        made.mkdir()
-    except OSError as error:
-        raise FailureError(_refused(folder, f"{made.parent} refuses new files ({error.strerror})")) from error
-    try:
+    with written(folder), _collected(Path(folder)) as made:
         yield made
-        if target.is_dir():
-            for file in made.iterdir():
-                os.replace(file, target / file.name)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(made, target)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager
@@ -86,10 +79,53 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     pathlib.Path
         Where to write, in a hidden folder; every file written there is moved.
+
+    Raises
+    ------
+    FailureError
+        The disk refuses.
     """
     target = Path(path)
-    with atomic_folder(target.parent) as folder:
+    with written(target), _collected(target.parent) as folder:
         yield folder / target.name
+
+
+@contextmanager
+def written(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the system refuses in the block is a failure to write ``path``.
+
+    Where ``path`` is in the hidden folder of an :func:`atomic_folder`, that one tells: it knows where the files go.
+
+    Raises
+    ------
+    FailureError
+    """
+    try:
+        yield
+    except OSError as error:
+        if any(part.startswith(_HIDDEN) for part in Path(path).parts):
+            raise
+        raise FailureError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_whole(file: IO[bytes], data: bytes) -> None:
+    """Write all of ``data`` to an unbuffered file, which may take less at once when the disk is nearly full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Give a file its size in bytes, and the blocks for it: memory mapped from a hole is fatal on a full disk.
+
+    Raises
+    ------
+    OSError
+        The disk is full; where the system cannot reserve blocks, that shows only when they are written.
+    """
+    file.truncate(size)
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 @contextmanager
@@ -137,6 +173,25 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 def _refused(folder: str | os.PathLike[str], reason: str) -> str:
     return f"{folder}: cannot write there, {reason}; name another folder with -o"
+
+
+@contextmanager
+def _collected(target: Path) -> Iterator[Path]:
+    made = _nearest(target) / f"{_HIDDEN}{uuid.uuid4().hex}"
+    try:
+        made.mkdir()
+    except OSError as error:
+        raise FailureError(_refused(target, f"{made.parent} refuses new files ({error.strerror})")) from error
+    try:
+        yield made
+        if target.is_dir():
+            for file in made.iterdir():
+                os.replace(file, target / file.name)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(made, target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _nearest(path: Path) -> Path:

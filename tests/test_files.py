@@ -1,7 +1,10 @@
+import errno
+import io
+
 import pytest
 
 from onnxplain.errors import FailureError
-from onnxplain.files import atomic_file, atomic_folder, check_writable
+from onnxplain.files import atomic_file, atomic_folder, check_writable, reserve, write_whole
 
 
 def test_folder_appears_whole(tmp_path):
@@ -21,9 +24,9 @@ def test_folder_keeps_what_is_not_replaced(tmp_path):
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"mine.txt": "mine", "a.txt": "new"}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize(("error", "seen"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, FailureError)])
 @pytest.mark.parametrize("existing", [True, False])
-def test_nothing_is_left_behind(tmp_path, error, existing):
+def test_nothing_is_left_behind(tmp_path, error, seen, existing):
     target = tmp_path / "result"
     if existing:
         target.mkdir()
@@ -33,7 +36,7 @@ def test_nothing_is_left_behind(tmp_path, error, existing):
             (folder / "a.txt").write_text("half")
             raise error
 
-    with pytest.raises(error):
+    with pytest.raises(seen):
         interrupted()
     assert list(tmp_path.rglob("*")) == ([target] if existing else [])
 
@@ -55,6 +58,38 @@ def test_a_folder_that_takes_no_new_files(tmp_path, monkeypatch):
     said = r"result: cannot write there, .* refuses new files \(Permission denied\)"
     with pytest.raises(FailureError, match=said), atomic_folder(tmp_path / "result"):
         pass
+
+
+def test_a_failure_names_where_the_file_was_to_be(tmp_path):
+    def full():
+        with atomic_folder(tmp_path / "result") as folder, atomic_file(folder / "a.txt"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(FailureError) as caught:
+        full()
+    assert str(caught.value) == f"{tmp_path / 'result'} cannot be written: No space left on device"
+
+
+def test_write_whole():
+    class Nearly(io.BytesIO):
+        """Takes three bytes at once, as an unbuffered file may."""
+
+        def write(self, data):
+            return super().write(data[:3])
+
+    file = Nearly()
+    write_whole(file, b"0123456789")
+    assert file.getvalue() == b"0123456789"
+
+
+@pytest.mark.parametrize("size", [0, 70000])
+def test_reserve(tmp_path, size):
+    """The size changes, what stands in the file stays."""
+    with open(tmp_path / "a", "w+b") as file:
+        file.write(b"before")
+        file.flush()
+        reserve(file, size)
+    assert (tmp_path / "a").read_bytes() == b"before".ljust(size, b"\0")[:size]
 
 
 def test_check_writable(tmp_path):

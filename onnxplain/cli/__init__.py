@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -52,9 +51,9 @@ def _sentence(error: BaseException) -> tuple[int, str]:
     """Exit status and message for whatever ended a verb."""
     from typer import TyperException
 
+    if _interrupted(error):
+        return INTERRUPTED, "interrupted"
     match error:
-        case KeyboardInterrupt():
-            return INTERRUPTED, "interrupted"
         case OnnxplainError():
             return error.exit_status, str(error)
         case TyperException():
@@ -65,14 +64,19 @@ def _sentence(error: BaseException) -> tuple[int, str]:
         case MemoryError():
             detail = f" ({error})" if str(error) else ""
             return FailureError.exit_status, f"the memory does not suffice{detail}; try a smaller --batch-size"
-        case OSError(errno=errno.ENOSPC):
-            return FailureError.exit_status, f"{error.filename or 'the output folder'}: the disk is full"
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return FailureError.exit_status, where + (error.strerror or str(error))
         case _:
             reason = f"{type(error).__name__}: {error}"
             return FailureError.exit_status, f"internal error, a bug in onnxplain ({reason}); --debug shows where"
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error; extension modules that it hits while they load make an ImportError of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _report(status: int, message: str, as_json: bool) -> int:

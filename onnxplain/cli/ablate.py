@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +9,7 @@ import typer
 
 from onnxplain.cli import options
 from onnxplain.cli.interpret import DatasetPath
-from onnxplain.cli.output import Output, jsonable, table
+from onnxplain.cli.output import Output, json_text, table
 from onnxplain.errors import FailureError
 from onnxplain.files import atomic_folder, check_writable
 
@@ -69,7 +68,7 @@ def ablate(
     document = {"model": model, "interpretation": interpretation, **found.to_json()}
     with atomic_folder(folder) as made:
         ablation_figure(found).savefig(made / "ablation.png", dpi=120)
-        text = json.dumps({"schema": "onnxplain.ablation/1", **jsonable(document)}, indent=2)
+        text = json_text({"schema": "onnxplain.ablation/1", **document})
         (made / "ablation.json").write_text(text, encoding="utf-8")
     for identity, reason in found.skipped:
         out.complain(f"{identity} skipped: {reason}")

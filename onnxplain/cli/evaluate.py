@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from onnxplain.cli import options
-from onnxplain.cli.output import Output, emit_json, table
+from onnxplain.cli.output import Output, json_text, table
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.files import atomic_folder, check_writable
 
@@ -138,8 +138,7 @@ def evaluate(
         (made / "evaluation.html").write_text(
             to_html(found, f"{Path(model).name} on {Path(dataset).name}"), encoding="utf-8"
         )
-        with (made / "evaluation.json").open("w", encoding="utf-8") as file:
-            emit_json({"schema": SCHEMA, **document}, file)
+        (made / "evaluation.json").write_text(json_text({"schema": SCHEMA, **document}), encoding="utf-8")
     for note in found.notes:
         out.note(note)
     for name, reason in found.skipped.items():

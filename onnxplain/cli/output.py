@@ -194,8 +194,13 @@ def printable(text: str) -> str:
 
 
 def emit_json(document: Mapping[str, Any], stream: TextIO) -> None:
-    """Write one JSON document; values without a JSON form (NaN, infinities) become null."""
-    _write(json.dumps(jsonable(document), indent=2, allow_nan=False) + "\n", stream)
+    """Write one JSON document to stdout."""
+    _write(json_text(document), stream)
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """A JSON document; values without a JSON form (NaN, infinities) become null."""
+    return json.dumps(jsonable(document), indent=2, allow_nan=False) + "\n"
 
 
 def jsonable(value: Any) -> Any:
@@ -219,7 +224,9 @@ def _write(text: str, stream: TextIO) -> None:
     try:
         stream.write(text)
         stream.flush()
-    except BrokenPipeError as error:
+    except OSError as error:
         # The interpreter flushes stdout once more at exit and would complain a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        raise FailureError("the reader of the output closed it before everything was written") from error
+        if isinstance(error, BrokenPipeError):
+            raise FailureError("the reader of the output closed it before everything was written") from error
+        raise FailureError(f"the output cannot be written: {error.strerror}") from error

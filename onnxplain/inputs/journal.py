@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from onnxplain.errors import FailureError, UsageError
-from onnxplain.files import Opened
+from onnxplain.files import Opened, write_whole, written
 
 _FORMAT = "onnxplain.journal/1"
 _ARRAY = "__npy__"
@@ -104,20 +104,17 @@ class Journal(Opened):
         if key in self._places:
             raise ValueError(f"{key!r} is in {self.path} already")
         line, place = _line({"key": key, "record": record}), self._end
-        try:
-            self._write(line)
-            self._places[key] = place
-        except BaseException as error:
-            self._file.truncate(place)
-            self._end = place
-            if isinstance(error, OSError):
-                raise FailureError(f"{self.path} cannot be written: {error.strerror}") from error
-            raise
+        with written(self.path):
+            try:
+                self._write(line)
+                self._places[key] = place
+            except BaseException:
+                self._file.truncate(place)
+                self._end = place
+                raise
 
     def _write(self, line: bytes) -> None:
-        rest = memoryview(line)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        write_whole(self._file, line)
         os.fsync(self._file.fileno())
         self._end += len(line)
 

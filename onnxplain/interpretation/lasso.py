@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
+from onnxplain.files import reserve, written
+
 BLOCK_BYTES = 2**28
 """Memory for the block of the Gram matrix that is being summed."""
 CHUNK = 512
@@ -62,14 +64,23 @@ def solve(x: np.ndarray, rows: np.ndarray, classes: np.ndarray, mu: float, folde
         The bound; infinity for none.
     folder : Path
         Where the Gram matrix may stand meanwhile.
+
+    Raises
+    ------
+    FailureError
+        The disk has no room for it.
     """
     kept = distinct(x, rows)
     moments = np.zeros((int(classes.max()) + 1, len(kept)))
     for part in _parts(rows):
         np.add.at(moments, classes[part], x[rows[part]][:, kept])
     file = folder / "gram.f64"
-    gram: np.ndarray = np.memmap(file, np.float64, "w+", shape=(len(kept),) * 2) if len(kept) else np.zeros((0, 0))
+    gram = np.zeros((0, 0))
     try:
+        if len(kept):
+            with written(file), open(file, "w+b") as sized:
+                reserve(sized, 8 * len(kept) ** 2)
+                gram = np.memmap(sized, np.float64, "r+", shape=(len(kept),) * 2)
         _fill(gram, x, rows, kept)
         for moment in moments:
             weights, bounded = bounded_nnls(gram, moment, mu)

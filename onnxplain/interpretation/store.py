@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxplain.errors import FailureError
-from onnxplain.files import Opened
+from onnxplain.files import Opened, reserve, write_whole, written
 from onnxplain.inputs.journal import Journal
 
 _ROWS = "responses.f32"
@@ -48,12 +47,10 @@ class ResponseStore(Opened):
         self._path = folder / _ROWS
         with ExitStack() as opened:
             self._journal = opened.enter_context(Journal(folder / "journal.jsonl", job))
-            try:
+            with written(self._path):
                 mode = "r+b" if self._path.exists() else "w+b"
                 self._rows = opened.enter_context(open(self._path, mode, buffering=0))
-                self._rows.truncate(len(self.ids) * width * 4)
-            except OSError as error:
-                raise FailureError(f"{self._path} cannot be written: {error.strerror}") from error
+                reserve(self._rows, len(self.ids) * width * 4)
             super().__init__(opened.pop_all())
 
     def __contains__(self, row: int) -> bool:
@@ -62,13 +59,11 @@ class ResponseStore(Opened):
     def add(self, rows: Sequence[int], responses: np.ndarray, predicted: Sequence[int]) -> None:
         """Enter samples, those that stand already left alone."""
         new = [place for place, row in enumerate(rows) if row not in self]
-        try:
+        with written(self._path):
             for place in new:
                 self._rows.seek(rows[place] * self.width * 4)
-                self._rows.write(responses[place].astype("<f4").tobytes())
+                write_whole(self._rows, responses[place].astype("<f4").tobytes())
             os.fsync(self._rows.fileno())
-        except OSError as error:
-            raise FailureError(f"{self._path} cannot be written: {error.strerror}") from error
         for place in new:
             self._journal.append(self.ids[rows[place]], {"predicted": int(predicted[place])})
 

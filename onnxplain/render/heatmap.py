@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.errors import FailureError
 from onnxplain.files import atomic_file
 
 # The schemes RdBu and OrRd of ColorBrewer (Apache-2.0; colorbrewer2.org), with pure white for zero.
@@ -151,8 +149,5 @@ def write_png(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
     import cv2
 
     _, data = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
-    try:
-        with atomic_file(path) as file:
-            file.write_bytes(data.tobytes())
-    except OSError as error:
-        raise FailureError(f"{Path(path)} cannot be written: {error.strerror}") from error
+    with atomic_file(path) as file:
+        file.write_bytes(data.tobytes())

@@ -27,13 +27,12 @@ def write_pages(found: Interpretation, visuals: Visuals | None, folder: Path, ti
 
     A row holds the average visualisation and the crops with the largest responses.
     """
+    if visuals is not None:
+        with atomic_folder(folder / "pictures") as made:
+            for name, picture in class_pictures(found, visuals):
+                write_png(made / name, picture)
     with atomic_folder(folder) as made:
         (made / "index.html").write_text(page(found, visuals, title), encoding="utf-8")
-    if visuals is None:
-        return
-    with atomic_folder(folder / "pictures") as made:
-        for name, picture in class_pictures(found, visuals):
-            write_png(made / name, picture)
 
 
 def class_pictures(found: Interpretation, visuals: Visuals) -> Iterator[tuple[str, np.ndarray]]:

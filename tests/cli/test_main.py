@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +74,11 @@ def test_usage_errors(capsys, words, sentence, as_json):
         assert streams.out == ""
 
 
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "status", "kind", "sentence"),
     [
@@ -79,10 +86,11 @@ def test_usage_errors(capsys, words, sentence, as_json):
         (errors.UsageError("no such target"), 2, "usage", "no such target"),
         (errors.UnsupportedError("op Foo"), 3, "unsupported", "op Foo"),
         (MemoryError("Unable to allocate 9 TiB"), 1, "failure", "memory does not suffice (Unable to allocate 9 TiB)"),
-        (OSError(errno.ENOSPC, "No space left on device", "x.npz"), 1, "failure", "x.npz: the disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.npz"), 1, "failure", "x.npz: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "x.npz"), 1, "failure", "x.npz: Permission denied"),
         (ZeroDivisionError("oops"), 1, "failure", "a bug in onnxplain (ZeroDivisionError: oops)"),
         (KeyboardInterrupt(), 130, "interrupted", "interrupted"),
+        (caused(ImportError("initialization failed"), KeyboardInterrupt()), 130, "interrupted", "interrupted"),
     ],
 )
 def test_errors(failing, capsys, error, status, kind, sentence):
@@ -216,6 +224,16 @@ def test_broken_pipe(options):
     err = process.stderr.read()
     assert process.wait(timeout=60) == 1
     assert err == "onnxplain: error: the reader of the output closed it before everything was written\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a file on a full disk")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_full_output(options):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "onnxplain", "rules", *options]
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert process.returncode == 1
+    assert re.fullmatch("onnxplain: error: (the output cannot be written: )?No space left on device\n", process.stderr)
 
 
 @pytest.mark.parametrize(("variable", "coloured"), [("NO_COLOR", False), ("FORCE_COLOR", True)])

@@ -13,6 +13,7 @@ import pytest
 from gradient_checks import Feed, check_central_differences, check_engines, own_forward
 from onnx import numpy_helper
 from onnx.backend.test.case.node import collect_testcases
+from onnx.defs import onnx_opset_version
 
 import onnxplain
 from onnxplain.graph.reader import IR_VERSIONS, OPSETS
@@ -159,11 +160,11 @@ def _moved(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def test_every_exclusion_names_cases_and_those_beyond_cannot_be_restamped() -> None:
     for pattern, reason in (EXCLUDED | REFUSED).items():
         names = [name for name in CASES if fnmatchcase(name, pattern)]
-        assert names, pattern
+        assert names or onnx_opset_version() <= OPSETS[-1], pattern  # an older onnx lacks newer cases
         for name in names:
             if CASES[name].data_sets and reason is not NOT_TENSORS:
                 newest = max(entry.version for entry in CASES[name].model.opset_import if not entry.domain)
-                beyond = reason is BEYOND and newest > OPSETS[-1]  # an older onnx has older cases
+                beyond = reason is BEYOND and newest > OPSETS[-1]
                 assert (_restamped(CASES[name].model) is None) == beyond, name
     assert len(NAMES) > 550
     assert sum(map(_differentiable, NAMES)) > 400
