@@ -21,11 +21,11 @@ _COLUMNS = ("method", "options", "trivial", "measure", "better", "mean", "low", 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; background: #fff; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd; }
+th, td { padding: .35rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
-th, td + td { white-space: nowrap; }
+td + td { white-space: nowrap; }
 thead th { border-bottom: 2px solid #444; }
-td small { display: block; color: #666; }
+td small { display: block; color: #666; overflow-wrap: anywhere; }
 td.best { font-weight: 600; background: #e8f2e8; }
 tr.trivial td { color: #666; background: #f7f7f7; }
 p, li { max-width: 60rem; }
