@@ -317,7 +317,7 @@ def parse_target(
         if named and output not in (None, named):
             raise UsageError(f"target {spec!r} names another output than {output!r}")
         output = named or output
-        spec = f"[{match['index']}]" if match else (None if spec in ("predicted", "top1", "") else spec)
+        spec = f"[{match['index']}]" if match else (None if spec in ("predicted", "top1") else spec)
         if isinstance(spec, str) and re.fullmatch(r"-?\d+", spec):
             spec = int(spec)
     chosen = _choose_output(graph, output)

@@ -172,6 +172,7 @@ def test_outputs_and_inner_tensors(detector: onnxplain.Model, engine: str) -> No
 
 MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "unknown label": ("horse", {}, "unknown target 'horse': output 'scores' has elements 0 to 4, or a label such as"),
+    "nothing, as of an empty variable": ("", {}, "unknown target ''"),
     "half a margin": ("cat-horse", {}, "unknown target 'cat-horse'"),
     "beyond the last": (5, {}, "target 5 does not exist: output 'scores' has elements 0 to 4"),
     "before the first": (-6, {}, "target -6 does not exist"),
