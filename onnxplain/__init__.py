@@ -9,10 +9,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from onnxplain.errors import FailureError, OnnxplainError, UnsupportedError, UsageError
 from onnxplain.version import __version__
+
+# The official builds of onnxruntime send telemetry, and keep an identifier in the home folder, unless this is set
+# before they are loaded. Whoever wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxplain.catalogue import available_methods, available_ops, available_rule_books, inspect
