@@ -171,11 +171,14 @@ def _other_job(first: bytes, header: bytes) -> str:
         found = json.loads(first)
         if found["format"] != _FORMAT:
             return f"is a journal of another version, {found['format']}"
+        keys: list[str] = []
         there, here = found["job"], json.loads(header)["job"]
-        key = min(key for key in there | here if there.get(key) != here.get(key))
+        while isinstance(there, dict) and isinstance(here, dict):
+            key = min(key for key in there | here if there.get(key) != here.get(key))
+            there, here, keys = there.get(key), here.get(key), [*keys, key]
     except (ValueError, KeyError, TypeError):
         return "is not a journal"
-    return f"belongs to another job ({key} is {there.get(key)!r} there and {here.get(key)!r} here)"
+    return f"belongs to another job ({' '.join(keys)} is {there!r} there and {here!r} here)"
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

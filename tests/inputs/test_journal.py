@@ -102,6 +102,7 @@ def test_a_last_line_of_rubbish_is_dropped_and_rubbish_before_it_is_not(path: Pa
     [
         ({**JOB, "model": "abd"}, "model is 'abc' there and 'abd' here"),
         ({**JOB, "extra": 1}, "extra is None there and 1 here"),
+        ({**JOB, "options": {"method": "lrp", "steps": 3}}, r"\(options steps is \[1, 2\] there and 3 here"),
         ({"model": "abc"}, "options is"),
     ],
 )
