@@ -87,11 +87,11 @@ class Model:
         """The session of the file as it stands."""
         return self.sessions.get("plain", self._plain_session)
 
-    def _plain_session(self, optimization: str | None = None) -> Session:
-        if self.path is not None:
-            return Session(str(self.path), self.runtime, optimization=optimization, label=self.label)
-        data = self._original if isinstance(self._original, bytes) else self._original.SerializeToString()
-        return Session(data, self.runtime, optimization=optimization, label=self.label)
+    def _plain_session(self, optimization: str | None = None, lean: bool = False) -> Session:
+        source = self._original if self.path is None else str(self.path)
+        if isinstance(source, onnx.ModelProto):
+            source = source.SerializeToString()
+        return Session(source, self.runtime, optimization=optimization, label=self.label, lean=lean)
 
     @property
     def batched(self) -> bool:
@@ -190,7 +190,7 @@ class Model:
     def trace(self, tensors: Sequence[Tensor], feed: Feed) -> dict[str, np.ndarray]:
         """Run with ``tensors`` exposed, by name; constants are not run for.
 
-        The first run of each set of tensors also returns the model's outputs, which must equal the plain run's.
+        The session of a set of tensors is kept once a run with it has given the outputs of the plain run.
 
         Raises
         ------
@@ -208,14 +208,8 @@ class Model:
         """The tensors ``wanted`` of one run, checked as :meth:`trace` says."""
         if {out.name for out in self.outputs}.issuperset(wanted):
             return self.plain.run(feed, wanted)
-        session = self.sessions.get(("trace", tuple(wanted)), lambda: self._tapped(wanted))
-        if ("trace", tuple(wanted)) in self.checked:
-            return session.run(feed, wanted)
-        outputs = [out.name for out in self.outputs if out.value is None]
-        found = session.run(feed, list(dict.fromkeys([*wanted, *outputs])))
-        self.verify(found, feed)
-        self.checked.add(("trace", tuple(wanted)))
-        return {name: found[name] for name in wanted}
+        session = self.sessions.get(("trace", tuple(wanted)), lambda: self._tapped(wanted, feed))
+        return session.run(feed, wanted)
 
     def resume(self, tensor: Tensor, value: np.ndarray, feed: Feed, output: Tensor) -> np.ndarray:
         """Run from an internal tensor on, which is given ``value``.
@@ -252,19 +246,27 @@ class Model:
         model, weights = graph_model(self.graph, [output], given=[tensor])
         return Session(model, self.runtime, weights, label=self.label)
 
-    def verify(self, found: Feed, feed: Feed) -> None:
+    def verify(self, found: Feed, feed: Feed, expected: Feed | None = None) -> None:
         """Compare the outputs of an instrumented run with the plain run's.
 
         Quantized graphs that onnxruntime's optimiser fuses into integer kernels may round otherwise than the graph as
         written: there the instrumented run must equal the run without optimisation, and ``remarks`` says how
         far the two differ.
 
+        Parameters
+        ----------
+        found : mapping of str to numpy.ndarray
+            Outputs of the instrumented run.
+        feed : mapping of str to numpy.ndarray
+        expected : mapping of str to numpy.ndarray, optional
+            The outputs of the plain run, where they are known already.
+
         Raises
         ------
         FailureError
             The instrumented graph computes something else than the file.
         """
-        problem = _difference(found, self.plain.run(feed))
+        problem = _difference(found, self._expected(feed) if expected is None else expected)
         if problem is None:
             return
         name, difference, scale = problem
@@ -285,11 +287,20 @@ class Model:
     def _unoptimized(self) -> Session:
         return self.sessions.get("unoptimized", lambda: self._plain_session("disable"))
 
-    def _tapped(self, names: Sequence[str]) -> Session:
+    def _expected(self, feed: Feed) -> Feed:
+        """The outputs of the plain run; its session is kept only where it was before, since it holds all weights."""
+        session = self.sessions.find("plain") or self._plain_session(lean=True)
+        return session.run(feed)
+
+    def _tapped(self, names: Sequence[str], feed: Feed) -> Session:
+        """A session with the tensors exposed that gives the outputs of the plain run; that comes first and is over."""
+        expected = self._expected(feed)
         tensors = [self.graph.tensors[name] for name in names]
         outputs = [out for out in self.outputs if out.value is None]
         model, weights = graph_model(self.graph, list(dict.fromkeys([*tensors, *outputs])))
-        return Session(model, self.runtime, weights, label=self.label)
+        session = Session(model, self.runtime, weights, label=self.label)
+        self.verify(session.run(feed, [out.name for out in outputs]), feed, expected)
+        return session
 
     def recording(self, feed: Feed, target: Tensor, batch: int | None = None) -> Recording:
         """Shapes of a run on ``feed``, or on ``batch`` copies of its first sample; kept per shape."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 MEMORY_BUDGET = 2**29
-"""Bytes of traced tensors that one chunk of a batch may hold."""
+"""Bytes of traced tensors that the chunks of a batch may hold that are worked on at once."""
 CACHE_BUDGET = 10 * 2**20
 """Bytes of the largest tensor of a chunk: an op reads two and writes one, and last-level caches hold some 30 MiB."""
 WEIGHTS_SHARE = 8
 """How often smaller the weights are to be than the tensors of a chunk, which reads them anew."""
 
 
-def samples_at_once(total: int, largest: int, weights: int, on_gpu: bool = False) -> int:
+def samples_at_once(total: int, largest: int, weights: int, on_gpu: bool = False, passes: int = 1) -> int:
     """The most samples that a pass should take.
 
     Parameters
@@ -23,8 +23,10 @@ def samples_at_once(total: int, largest: int, weights: int, on_gpu: bool = False
         Bytes of the weights.
     on_gpu : bool
         Whether a device with a memory of its own does the work; only memory counts there.
+    passes : int
+        How many passes go on at once.
     """
-    held = MEMORY_BUDGET // max(total, 1)
+    held = MEMORY_BUDGET // max(total * passes, 1)
     if not on_gpu:
         held = min(held, max(CACHE_BUDGET // max(largest, 1), WEIGHTS_SHARE * weights // max(total, 1)))
     return max(held, 1)

@@ -126,14 +126,14 @@ class ElementEmitter(Recorder):
                 g = self.where(inside(y, bound), g, 0.0)
         return g
 
-    def ratio(self, r: Array, z: Array, epsilon: float, nonnegative: bool = False) -> Array:
+    def ratio(self, r: Array, z: Array, epsilon: float, unsigned: bool = False) -> Array:
         if not isinstance(z, Sym):
-            reciprocal = self.host.ratio(np.ones_like(z), z, epsilon, nonnegative)
+            reciprocal = self.host.ratio(np.ones_like(z), z, epsilon, unsigned)
             return r * reciprocal
         rectified = self.rectified.get(z.name)
         if rectified is not None and epsilon and isinstance(r, Sym) and rectified.name in self._factors.get(r.name, ()):
-            z, nonnegative = rectified, True  # where z < 0 stands 0 / z
-        if nonnegative:
+            z, unsigned = rectified, True  # where z < 0 stands 0 / z
+        if unsigned:
             return r / (z + epsilon)
         if not epsilon:
             return r / z
@@ -162,10 +162,14 @@ class ElementEmitter(Recorder):
     def sum_samples(self, x: Array) -> Array:
         return self.sum(x, tuple(range(1, len(x.shape))))
 
-    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
+    def shares(
+        self, r: Array, z: Array, b: Array | None, epsilon: float, unsigned: bool = False
+    ) -> tuple[Array, Array, Array, Array | None]:
+        s = self.ratio(r, z, epsilon, unsigned)
         zero = self.where(self.equal(z, 0.0), r, 0.0)
+        sign = self.sign(self.abs(z) if unsigned else z)
         bias = None if b is None else self.sum_samples(s * b)
-        return self.sum_samples(s * self.sign(z)), self.sum_samples(zero), bias
+        return s, self.sum_samples(s * sign) * epsilon, self.sum_samples(zero), bias
 
     def argmax(self, x: Array, axis: int) -> Array:
         if not isinstance(x, Sym):

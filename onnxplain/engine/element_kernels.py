@@ -26,14 +26,6 @@ def mask(
 
 
 @Kernel
-def ratio(start: int, stop: int, r: Floats, z: Floats, out: Floats, epsilon: float) -> None:
-    """r / (z + epsilon * sgn(z)) with sgn(0) = +1."""
-    r, z, out = r[start:stop], z[start:stop], out[start:stop]
-    for i in range(len(out)):
-        out[i] = r[i] / (z[i] + (epsilon if z[i] >= 0 else -epsilon))
-
-
-@Kernel
 def sums(start: int, stop: int, x: Floats, out: Floats) -> None:
     """The sum of each row of x in float64."""
     for i in range(start, stop):
@@ -41,18 +33,24 @@ def sums(start: int, stop: int, x: Floats, out: Floats) -> None:
 
 
 @Kernel
-def losses(start: int, stop: int, r: Floats, s: Floats, z: Floats, out: Floats) -> None:
-    """In float64, for each row: the sum of s, of s * sgn(z), and of r where z is 0."""
+def shares(
+    start: int, stop: int, r: Floats, z: Floats, s: Floats, sums: Floats, epsilon: float, unsigned: bool
+) -> None:
+    """s = r / (z + epsilon * sgn(z)) with sgn(0) = +1, and +1 everywhere where ``unsigned``.
+
+    In float64, for each row: the sums of s, of s * sgn(z) with sgn(0) = 0, and of r where z is 0.
+    """
     for i in range(start, stop):
-        out[i, 0], out[i, 1], out[i, 2] = _losses(r[i], s[i], z[i])
+        sums[i, 0], sums[i, 1], sums[i, 2] = _shares(r[i], z[i], s[i], epsilon, 1 if unsigned else -1)
 
 
 @_reordered
-def _losses(r: Floats, s: Floats, z: Floats) -> tuple[float, float, float]:
+def _shares(r: Floats, z: Floats, s: Floats, epsilon: float, minus: int) -> tuple[float, float, float]:
     total, signed, unmatched = 0.0, 0.0, 0.0
-    for i in range(len(z)):
+    for i in range(len(s)):
+        s[i] = r[i] / (z[i] + (epsilon if z[i] >= 0 else minus * epsilon))
         total += s[i]
-        signed += s[i] if z[i] > 0 else -s[i] if z[i] < 0 else 0
+        signed += s[i] if z[i] > 0 else minus * s[i] if z[i] < 0 else 0
         unmatched += r[i] if z[i] == 0 else 0
     return total, signed, unmatched
 

@@ -37,14 +37,20 @@ class Emitter(ElementEmitter):
         shape += [right[-1]] if len(b.shape) > 1 else []
         return self.emit("MatMul", [a, b], shape)
 
-    def conv(self, x: Array, w: Array, window: Window, group: int = 1) -> Array:
+    def conv(self, x: Array, w: Array, window: Window, group: int = 1, b: Array | None = None) -> Array:
+        if b is not None:
+            return self.conv(x, w, window, group) + b
         if not isinstance(x, Sym):
             return self.host.conv(x, w, window, group)
         spatial = _out_sizes(x.shape[2:], window)
         attributes = {"group": group, **_window_attributes(window)}
         return self._convolve([x, w], (x.shape[0], w.shape[0], *spatial), attributes)
 
-    def conv_input_grad(self, g: Array, w: Array, window: Window, group: int, spatial: Sequence[int]) -> Array:
+    def conv_input_grad(
+        self, g: Array, w: Array, window: Window, group: int, spatial: Sequence[int], x: Array | None = None
+    ) -> Array:
+        if x is not None:
+            return x * self.conv_input_grad(g, w, window, group, spatial)
         if not isinstance(g, Sym):
             return self.host.conv_input_grad(g, w, window, group, spatial)
         if isinstance(w, np.ndarray) and group == 1 and w.size > w[0, 0].size and (w == w[:1, :1]).all():

@@ -17,6 +17,8 @@ Axes = tuple[int, int, int]
 
 _COLUMNS = 512
 """Positions of the output in a tile of a convolution: what they read stays in the cache, see the kernels."""
+_WIDE = 64
+"""Columns from which on a product is faster over matrices as they lie than over tiles laid out anew."""
 _FEW = 4
 """Rows up to which a product is as fast as its other factor is read."""
 _BLOCK = 256
@@ -36,10 +38,22 @@ class Host:
         self.dtype = np.dtype(dtype)
 
     @functools.cached_property
-    def _kernels(self) -> ModuleType:
-        from onnxplain.engine import kernels  # numba takes most of a second to import
+    def _products(self) -> ModuleType:
+        from onnxplain.engine import product_kernels  # numba takes most of a second to import
 
-        return kernels
+        return product_kernels
+
+    @functools.cached_property
+    def _depthwise_kernels(self) -> ModuleType:
+        from onnxplain.engine import depthwise_kernels
+
+        return depthwise_kernels
+
+    @functools.cached_property
+    def _pools(self) -> ModuleType:
+        from onnxplain.engine import pool_kernels
+
+        return pool_kernels
 
     @functools.cached_property
     def _elements(self) -> ModuleType:
@@ -130,15 +144,35 @@ class Host:
         out = np.empty(g.shape, self.dtype)
         bounds = [self.dtype.type(bound or 0) for bound in (low, high)]
         self._elements.mask(
-            g.size, g.size, g.reshape(-1), y.reshape(-1), out.reshape(-1), *bounds, low is not None, high is not None
+            g.size,
+            g.size / 8,
+            g.reshape(-1),
+            y.reshape(-1),
+            out.reshape(-1),
+            *bounds,
+            low is not None,
+            high is not None,
         )
         return out
 
-    def ratio(self, r: Array, z: Array, epsilon: float, nonnegative: bool = False) -> Array:
+    def ratio(self, r: Array, z: Array, epsilon: float, unsigned: bool = False) -> Array:
+        return self.shares(r, z, None, epsilon, unsigned)[0]
+
+    def shares(
+        self, r: Array, z: Array, b: Array | None, epsilon: float, unsigned: bool = False
+    ) -> tuple[Array, Array, Array, Array | None]:
         r, z = (self._dense(array) for array in np.broadcast_arrays(r, z))
-        out = np.empty(r.shape, self.dtype)
-        self._elements.ratio(r.size, r.size, r.reshape(-1), z.reshape(-1), out.reshape(-1), self.dtype.type(epsilon))
-        return out
+        rows = r.shape[:2] if r.ndim > 2 else r.shape[:1]
+        s, sums = np.empty(r.shape, self.dtype), np.empty((math.prod(rows), 3))
+        arrays = (array.reshape(len(sums), math.prod(r.shape[len(rows) :])) for array in (r, z, s))
+        self._elements.shares(len(sums), r.size / 8, *arrays, sums, self.dtype.type(epsilon), unsigned)
+        sums = sums.reshape(*rows, 3)
+        bias = None
+        if b is not None:
+            per_channel = s.ndim > 2 and b.shape == (1, s.shape[1]) + (1,) * (s.ndim - 2)
+            bias = sums[..., 0] @ b.reshape(-1) if per_channel else self.sum_samples(s * b)
+        totals = sums.sum(axis=tuple(range(1, len(rows))))
+        return s, totals[..., 1] * epsilon, totals[..., 2], bias
 
     # reductions
 
@@ -150,20 +184,8 @@ class Host:
             return np.asarray(np.sum(x, axis=tuple(range(1, x.ndim)), dtype=np.float64))
         rows = x.shape[:2] if x.ndim > 2 else x.shape[:1]
         out = np.empty(math.prod(rows))
-        self._elements.sums(len(out), max(1, x.size // 8), self._dense(x).reshape(len(out), -1), out)
+        self._elements.sums(len(out), x.size / 8, self._dense(x).reshape(len(out), -1), out)
         return out.reshape(len(x), -1).sum(axis=1)
-
-    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
-        rows = s.shape[:2] if s.ndim > 2 else s.shape[:1]
-        out = np.empty((math.prod(rows), 3))
-        arrays = (self._dense(np.broadcast_to(each, s.shape)).reshape(len(out), -1) for each in (r, s, z))
-        self._elements.losses(len(out), s.size, *arrays, out)
-        sums = out.reshape(len(s), -1, 3)
-        bias = None
-        if b is not None:
-            per_channel = s.ndim > 2 and b.shape == (1, s.shape[1]) + (1,) * (s.ndim - 2)
-            bias = sums[..., 0] @ b.reshape(-1) if per_channel else self.sum_samples(s * b)
-        return sums[..., 1].sum(axis=1), sums[..., 2].sum(axis=1), bias
 
     def max(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
         return np.asarray(np.max(x, axis=tuple(axes), keepdims=keepdims))
@@ -223,7 +245,8 @@ class Host:
             return self._product(b.mT, a.mT).mT
         if a.ndim == b.ndim == 2 and len(a) <= _FEW:
             y = np.empty((len(a), b.shape[1]), self.dtype)
-            self._kernels.few_rows(-(-y.shape[1] // self._kernels.COLUMNS), b.size, self._dense(a), self._dense(b), y)
+            count = -(-y.shape[1] // self._products.COLUMNS)
+            self._products.few_rows(count, b.size, self._dense(a), self._dense(b), y)
             return y
         return self._product(a, b)
 
@@ -236,44 +259,78 @@ class Host:
         y = self.conv(b.reshape(1, group * k, n), a.reshape(group * m, k, 1), pointwise, group)
         return y.reshape(*stack, m, n)
 
-    def conv(self, x: Array, w: Array, window: Window, group: int = 1) -> Array:
+    def conv(self, x: Array, w: Array, window: Window, group: int = 1, b: Array | None = None) -> Array:
         grid = _grid(window, x.shape[2:])
         samples, channels, outputs = len(x), w.shape[1], len(w) // group
-        shape = (samples, group * outputs, *_out_sizes(window, x.shape[2:]))
+        y = np.empty((samples, group, outputs, *grid.out), self.dtype)
         x = self._dense(x).reshape(samples, group, channels, *grid.size)
         w = self._dense(w).reshape(group, outputs, channels, *grid.kernel)
-        y = np.empty((samples, group, outputs, *grid.out), self.dtype)
+        if b is None:
+            b = np.zeros((1, len(w) * outputs, 1), self.dtype)
+        b = self._dense(b).reshape(len(b), group, outputs, -1)
         if channels == 1 and group > 1:
-            self._kernels.depthwise(
-                samples * group, y.size, x, w, y, grid.strides, grid.dilations, grid.begin, (1, 1, 1)
-            )
+            self._depthwise(x, w, b, self._nothing(6), y, grid.strides, grid.dilations, grid.begin, (1, 1, 1))
+        elif grid.is_product:
+            self._matrices(x, w, (channels, 1), b, self._nothing(6), y)
         else:
             tile = _tile(samples, grid.out)
-            tiles = math.prod(_pieces((samples, *grid.out), tile))
-            block = _block(outputs, _BLOCK, self._kernels.SHARES / max(1, group * tiles), self._kernels.STEP)
-            count = group * tiles * _pieces((outputs,), (block,))[0]
-            self._kernels.conv(count, y.size * channels, x, w, y, *grid[:4], (block, *tile))
-        return y.reshape(shape)
+            tiles = group * math.prod(_pieces((samples, *grid.out), tile))
+            work = y.size * w[0, 0].size / 128
+            block = _block(outputs, _BLOCK, self._shares(work) / max(1, tiles), self._products.STEP)
+            count = tiles * _pieces((outputs,), (block,))[0]
+            self._products.conv(count, work, x, w, b, y, *grid[:4], (block, *tile))
+        return y.reshape(samples, group * outputs, *_out_sizes(window, x.shape[-len(window.kernel) :]))
 
-    def conv_input_grad(self, g: Array, w: Array, window: Window, group: int, spatial: Sequence[int]) -> Array:
+    def conv_input_grad(
+        self, g: Array, w: Array, window: Window, group: int, spatial: Sequence[int], x: Array | None = None
+    ) -> Array:
         grid = _grid(window, spatial)
         samples, channels, outputs = len(g), w.shape[1], len(w) // group
+        dx = np.empty((samples, group, channels, *grid.size), self.dtype)
         g = self._dense(g).reshape(samples, group, outputs, *grid.out)
         w = self._dense(w).reshape(group, outputs, channels, *grid.kernel)
-        dx = np.empty((samples, group, channels, *grid.size), self.dtype)
+        shape = (samples, group * channels, *spatial)
+        by = self._nothing(6) if x is None else self._dense(np.broadcast_to(x, shape)).reshape(dx.shape)
+        b = np.zeros((1, group, channels, 1), self.dtype)
         if channels == 1 and group > 1:
             turned = self._dense(np.flip(w.swapaxes(1, 2), (3, 4, 5)))
-            self._kernels.depthwise(
-                samples * group, dx.size, g, turned, dx, (1, 1, 1), grid.dilations, grid.turned_begin, grid.strides
-            )
+            self._depthwise(g, turned, b, by, dx, (1, 1, 1), grid.dilations, grid.turned_begin, grid.strides)
+        elif grid.is_product:
+            self._matrices(g, w, (1, channels), b, by, dx)
         else:
             tile = _tile(samples, grid.out)
             pieces = group * _pieces((samples,), tile)[0]
             taps = math.prod(grid.kernel)
-            block = _block(channels, max(1, _BLOCK // taps), self._kernels.SHARES / max(1, pieces), 1)
+            work = g.size * w[0, 0].size / 128
+            block = _block(channels, max(1, _BLOCK // taps), self._shares(work) / max(1, pieces), 1)
             count = pieces * _pieces((channels,), (block,))[0]
-            self._kernels.conv_input_grad(count, dx.size * outputs, g, w, dx, *grid[:4], (block, *tile))
-        return dx.reshape(samples, group * channels, *spatial)
+            self._products.conv_input_grad(count, work, g, w, by, dx, *grid[:4], (block, *tile))
+        return dx.reshape(shape)
+
+    def _matrices(self, x: Array, w: Array, steps: tuple[int, int], b: Array, by: Array, y: Array) -> None:
+        """The products of :func:`onnxplain.engine.product_kernels.matrices` for a convolution that knows no places."""
+        samples, group, rows = y.shape[:3]
+        columns = math.prod(y.shape[3:])
+        tiles = samples * group * _pieces((columns,), (_COLUMNS,))[0]
+        work = y.size * x.shape[2] / 128
+        block = _block(rows, _BLOCK, self._shares(work) / max(1, tiles), self._products.STEP)
+        count = tiles * _pieces((rows,), (block,))[0]
+        x, by, y = (array.reshape(*array.shape[:3], -1) if array.size else self._nothing(4) for array in (x, by, y))
+        self._products.matrices(count, work, x, w.reshape(group, -1), *steps, b, by, y, block, _COLUMNS)
+
+    def _shares(self, work: float) -> int:
+        """How many items keep all threads busy that will take part."""
+        from onnxplain.engine import jit
+
+        return self._products.SHARES if work >= jit.SERIAL_BELOW else 1
+
+    def _depthwise(self, x: Array, w: Array, b: Array, by: Array, y: Array, *steps: Axes) -> None:
+        count = math.prod(x.shape[:2])
+        self._depthwise_kernels.depthwise(count, y.size * w[0, 0].size / 32, x, w, b, by, y, *steps)
+
+    def _nothing(self, axes: int) -> Array:
+        """No elements, read-only as kernels take what they read."""
+        return self._dense(np.empty((0,) * axes, self.dtype))
 
     def sum_pool(self, x: Array, window: Window) -> Array:
         if _is_global(window, x.shape[2:]):
@@ -291,7 +348,7 @@ class Host:
         grid = _grid(window, x.shape[2:])
         x = self._dense(x)
         y = np.empty((math.prod(x.shape[:2]), *grid.out), self.dtype)
-        self._kernels.max_pool(len(y), x.size, x.reshape(len(y), *grid.size), y, *grid[:4])
+        self._pools.max_pool(len(y), x.size, x.reshape(len(y), *grid.size), y, *grid[:4])
         return y.reshape(*x.shape[:2], *_out_sizes(window, x.shape[2:]))
 
     def max_unpool(self, g: Array, x: Array, window: Window) -> Array:
@@ -300,7 +357,7 @@ class Host:
         dx = np.empty(x.shape, self.dtype)
         planes = math.prod(x.shape[:2])
         arrays = (g.reshape(planes, *grid.out), x.reshape(planes, *grid.size), dx.reshape(planes, *grid.size))
-        self._kernels.max_unpool(planes, x.size, *arrays, *grid[:4])
+        self._pools.max_unpool(planes, x.size, *arrays, *grid[:4])
         return dx
 
     def _operand(self, value: Array) -> Array:
@@ -322,6 +379,12 @@ class _Grid(NamedTuple):
     begin: Axes
     size: Axes
     out: Axes
+
+    @property
+    def is_product(self) -> bool:
+        """Whether positions read themselves alone, and are many enough to be columns of a product as they lie."""
+        still = self.size == self.out and {*self.kernel, *self.strides} == {1} and not any(self.begin)
+        return still and math.prod(self.size) >= _WIDE
 
     @property
     def turned_begin(self) -> Axes:

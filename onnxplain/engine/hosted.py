@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,30 +81,44 @@ def walk_back(
     rules = {step.layer: step.rule for step in plan}
     books: Ledger = {}
 
-    def step(layer: Layer, arrived: list[np.ndarray | None]) -> Sequence[np.ndarray | None]:
+    def step(layer: Layer, arrived: list[_Carried | None]) -> Sequence[_Carried | None]:
         op = find(layer)
         assert op is not None
         at = At(layer, trace, wanted, ledger, elementwise=elementwise)
-        handed = rules[layer](at, op, *arrived)
-        totals = [None if value is None else _per_sample(trace.xp, value) for value in handed]
-        for value, total in zip(handed, totals, strict=True):
-            if value is None or total is None or np.isfinite(total).all():
-                continue
-            if not np.isfinite(value).all():
+        handed = rules[layer](at, op, *(None if each is None else each.value for each in arrived))
+        passed = {id(each.value): each for each in arrived if each is not None}
+        result = [
+            None if value is None else passed.get(id(value)) or _Carried(value, _per_sample(trace.xp, value))
+            for value in handed
+        ]
+        for each in result:
+            if each is not None and not np.isfinite(each.total).all() and not np.isfinite(each.value).all():
                 raise FailureError(
                     f"rule {rules[layer].name!r} gave NaN or Inf at {layer.op_type} {layer.name!r}; "
                     "a larger epsilon may settle it"
                 )
         if ledger:
-            passed = [v for t, v in zip(layer.inputs, totals, strict=False) if t in wanted and v is not None]
-            arriving = _together([_per_sample(trace.xp, value) for value in arrived if value is not None])
-            handing = _together(passed) if passed else np.zeros_like(arriving)
+            given = [each.total for t, each in zip(layer.inputs, result, strict=False) if t in wanted and each]
+            arriving = _together([each.total for each in arrived if each is not None])
+            handing = _together(given) if given else np.zeros_like(arriving)
             books[layer.name] = {"in": arriving, "out": handing, **(at.absorbed or {})}
-        return handed
+        return result
 
+    start = {plan.target: _Carried(seed, _per_sample(trace.xp, seed))}
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # what is not finite ends the walk
-        relevance = walk(plan.path, {plan.target: seed}, step, lambda a, b: a + b, keep)
-    return relevance, books
+        carried = walk(plan.path, start, step, _Carried.merged, keep)
+    return {tensor: each.value for tensor, each in carried.items()}, books
+
+
+class _Carried(NamedTuple):
+    """Relevance on its way, and its sum over each sample."""
+
+    value: np.ndarray
+    total: np.ndarray
+
+    def merged(self, other: _Carried) -> _Carried:
+        """Of two consumers of one tensor."""
+        return _Carried(self.value + other.value, self.total + other.total)
 
 
 def _per_sample(xp: Host, value: np.ndarray) -> np.ndarray:

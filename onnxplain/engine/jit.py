@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -26,8 +27,11 @@ THREADS = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 """How many threads share work; numba takes it from the environment variable NUMBA_NUM_THREADS or counts cores."""
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-_SERIAL_BELOW = 1 << 15
+SERIAL_BELOW = 1 << 16
 """Elements below which handing work to another thread takes longer than doing it."""
+
+
+_inside = threading.local()
 
 
 class Kernel:
@@ -47,11 +51,13 @@ class Kernel:
         except RuntimeError:  # numba found no folder that it may write to
             self._compiled = self._uncached
 
-    def __call__(self, count: int, elements: int, *arguments: Any) -> None:
-        """Handle 0 to ``count``, in several threads when there are enough ``elements`` to touch."""
+    def __call__(self, count: int, elements: float, *arguments: Any) -> None:
+        """Handle 0 to ``count``, in several threads when there are enough ``elements``, a nanosecond of work each."""
         if count and elements:
-            ranges = split(count) if elements >= _SERIAL_BELOW else [(0, count)]
-            share(self._run, [(*part, *arguments) for part in ranges])
+            if elements < SERIAL_BELOW or getattr(_inside, "share", False):
+                self._run(0, count, *arguments)
+            else:
+                share(self._run, [(*part, *arguments) for part in split(count)])
 
     def _run(self, start: int, stop: int, *arguments: Any) -> None:
         compiled = self._compiled
@@ -88,7 +94,7 @@ def split(count: int) -> list[tuple[int, int]]:
 
 
 def share(work: Callable[..., object], shares: Iterable[tuple[Any, ...]]) -> None:
-    """Call ``work(*share)`` for every share, in this thread and the workers.
+    """Call ``work(*share)`` for every share, in this thread and the workers; kernels within are not shared again.
 
     Raises
     ------
@@ -103,7 +109,11 @@ def share(work: Callable[..., object], shares: Iterable[tuple[Any, ...]]) -> Non
                 arguments = pending.popleft()
             except IndexError:
                 return
-            work(*arguments)
+            _inside.share = True
+            try:
+                work(*arguments)
+            finally:
+                _inside.share = False
 
     helpers = [_workers().submit(take) for _ in range(min(THREADS, len(pending)) - 1)]
     take()

@@ -79,16 +79,25 @@ class Namespace(Protocol):
     def mask(self, g: Array, y: Array, low: float | None = 0.0, high: float | None = None) -> Array:
         """g where low < y < high, else 0; None for no bound; shapes equal."""
 
-    def ratio(self, r: Array, z: Array, epsilon: float, nonnegative: bool = False) -> Array:
-        """r / (z + epsilon * sgn(z)) with sgn(0) = +1; ``nonnegative`` promises z >= 0. z may broadcast."""
+    def ratio(self, r: Array, z: Array, epsilon: float, unsigned: bool = False) -> Array:
+        """r / stab(z), stab(z) = z + epsilon * sgn(z) with sgn(0) = +1; z may broadcast.
+
+        ``unsigned`` takes sgn(z) = +1 whatever z is: the same where z is not negative.
+        """
+
+    def shares(
+        self, r: Array, z: Array, b: Array | None, epsilon: float, unsigned: bool = False
+    ) -> tuple[Array, Array, Array, Array | None]:
+        """s = r / stab(z) as :meth:`ratio` has it, and what r = s * stab(z) loses, as sums over each sample.
+
+        These are s * epsilon * sgn(z) where z is not 0, r where it is, and s * b where there is a bias, which may
+        broadcast.
+        """
 
     # reductions
     def sum(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array: ...
     def sum_samples(self, x: Array) -> Array:
         """Sum over all axes but the first, as a vector over the batch; in float64 where the engine can."""
-
-    def losses(self, r: Array, s: Array, z: Array, b: Array | None) -> tuple[Array, Array, Array | None]:
-        """Sums over each sample: of s * sgn(z), of r where z is 0, and of s * b where there is a bias."""
 
     def max(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array: ...
     def argmax(self, x: Array, axis: int) -> Array:
@@ -132,11 +141,13 @@ class Namespace(Protocol):
     def matmul(self, a: Array, b: Array) -> Array:
         """numpy's matmul, batched and broadcast."""
 
-    def conv(self, x: Array, w: Array, window: Window, group: int = 1) -> Array:
-        """Cross-correlation as in ONNX Conv; w is M x C/group x kernel."""
+    def conv(self, x: Array, w: Array, window: Window, group: int = 1, b: Array | None = None) -> Array:
+        """Cross-correlation as in ONNX Conv, w M x C/group x kernel; b is added, one per channel or as the output."""
 
-    def conv_input_grad(self, g: Array, w: Array, window: Window, group: int, spatial: Sequence[int]) -> Array:
-        """Adjoint of :meth:`conv` in x, for an input of spatial size ``spatial``."""
+    def conv_input_grad(
+        self, g: Array, w: Array, window: Window, group: int, spatial: Sequence[int], x: Array | None = None
+    ) -> Array:
+        """Adjoint of :meth:`conv` in its input, of spatial size ``spatial``; times x where that is given."""
 
     def sum_pool(self, x: Array, window: Window) -> Array:
         """Sum over each window, padding counted as 0."""

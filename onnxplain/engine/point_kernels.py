@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
-from onnxplain.engine.kernels import Axes, Floats, Places
+from onnxplain.engine.pool_kernels import Axes, Floats, Places
 
 
 @_inner

@@ -33,9 +33,9 @@ class Reweighted(Model):
         del proto.graph.initializer[:]
         super().__init__(ModelFile(proto, {**constants, **weights}), None, model.runtime)
 
-    def _plain_session(self, optimization: str | None = None) -> Session:
+    def _plain_session(self, optimization: str | None = None, lean: bool = False) -> Session:
         data, weights = graph_model(self.graph, self.outputs)
-        return Session(data, self.runtime, weights, optimization, self.label)
+        return Session(data, self.runtime, weights, optimization, self.label, lean=lean)
 
 
 @dataclass(frozen=True, eq=False)

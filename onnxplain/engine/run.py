@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -108,12 +108,41 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
     size = _chunk_size(model, plan, work, feed, count)
     engine, notes = _choose(model, plan, work, count, target, feed, size)
     run = _run_compiled if engine == "compiled" else _run_host
-    for start in range(0, count, size):
+    passes = 1 if engine == "compiled" or callable(target.spec) else _threads()
+    size = _chunk_size(model, plan, work, feed, count, passes)
+
+    def part(start: int) -> tuple[Feed, Result]:
         chunk = {name: value[start : start + size] for name, value in feed.items()} if count > size else dict(feed)
-        part = replace(target, first=start, total=count) if count > size else target
-        key = (run, plan.key, plan.sources, part.key, replace(work, repeats=1), size)
-        result = model.once(key, chunk, partial(run, model, plan, part, chunk, work, size))
-        yield chunk, replace(result, notes=notes)
+        here = replace(target, first=start, total=count) if count > size else target
+        key = (run, plan.key, plan.sources, here.key, replace(work, repeats=1), size)
+        result = model.once(key, chunk, partial(run, model, plan, here, chunk, work, size))
+        return chunk, replace(result, notes=notes)
+
+    for start in range(0, count, size * passes):
+        yield from _at_once(part, range(start, min(start + size * passes, count), size))
+
+
+def _threads() -> int:
+    from onnxplain.engine.jit import THREADS
+
+    return THREADS
+
+
+def _at_once(part: Callable[[int], tuple[Feed, Result]], starts: Sequence[int]) -> list[tuple[Feed, Result]]:
+    """All parts, each worked on by a thread of its own: threads that share one would wait for each other."""
+    if len(starts) == 1:
+        return [part(starts[0])]
+    from onnxplain.engine.jit import share
+
+    found: dict[int, tuple[Feed, Result]] = {}
+
+    def work(start: int) -> None:
+        chunk, result = part(start)
+        timings = {name: seconds / len(starts) for name, seconds in result.timings.items()}
+        found[start] = chunk, replace(result, timings=timings)
+
+    share(work, [(start,) for start in starts])
+    return [found[start] for start in starts]
 
 
 def _samples(model: Model, feed: Feed) -> int:
@@ -145,7 +174,8 @@ COMPILE_FROM = 16
 """From how many samples on building a session of its own pays."""
 
 
-def _chunk_size(model: Model, plan: Plan, work: Work, feed: Feed, count: int) -> int:
+def _chunk_size(model: Model, plan: Plan, work: Work, feed: Feed, count: int, passes: int = 1) -> int:
+    """How many samples a pass takes where ``passes`` of them go on at once."""
     fixed = model.fixed_batch
     if fixed is not None:
         return fixed
@@ -158,8 +188,8 @@ def _chunk_size(model: Model, plan: Plan, work: Work, feed: Feed, count: int) ->
     tensors = {t for layer in plan.path for t in (*layer.inputs, *layer.outputs) if t is not None and not t.static}
     sizes = [int(np.prod(recording.shape(tensor))) * item for tensor in tensors]
     weights = sum(t.value.nbytes for layer in plan.path for t in layer.inputs if t is not None and t.value is not None)
-    most = samples_at_once(sum(sizes), max(sizes, default=0), weights, model.runtime.on_gpu)
-    return even_size(count, most)
+    most = samples_at_once(sum(sizes), max(sizes, default=0), weights, model.runtime.on_gpu, passes)
+    return even_size(count, min(most, -(-count // passes)))
 
 
 def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int) -> Result:

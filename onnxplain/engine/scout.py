@@ -29,8 +29,8 @@ _TOKEN = _Token()
 
 
 class _Namespace:
-    def losses(self, *_: Any) -> tuple[_Token, _Token, _Token]:
-        return _TOKEN, _TOKEN, _TOKEN
+    def shares(self, *_: Any) -> tuple[_Token, _Token, _Token, _Token]:
+        return _TOKEN, _TOKEN, _TOKEN, _TOKEN
 
     def __getattr__(self, primitive: str) -> Any:
         return lambda *args, **settings: _TOKEN

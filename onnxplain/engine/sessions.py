@@ -189,6 +189,7 @@ class Session:
             )
         except Exception as error:
             raise _session_error(error, label) from error
+        give_memory_back()  # building takes far more than what stays
         self.label = label
         self.outputs: tuple[str, ...] = tuple(out.name for out in self._session.get_outputs())
         arguments = [*self._session.get_inputs(), *self._session.get_outputs()]
@@ -323,6 +324,11 @@ class SessionCache:
                 self._sessions[key] = build()
             value: T = self._sessions[key]
             return value
+
+    def find(self, key: Any) -> Any:
+        """The session under ``key``, None where there is none."""
+        with self._lock:
+            return self._sessions.get(key)
 
     def start_anew(self) -> None:
         """In a forked process: the threads of the sessions are gone; their destructors, which need them, never run."""

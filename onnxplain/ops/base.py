@@ -346,6 +346,15 @@ class Linear(Op):
         """W^T s, in the shape of the activation."""
         raise NotImplementedError  # pragma: no cover
 
+    def affine(self, at: At, x: Array, w: Array, b: Array | None) -> Array:
+        """W x + b; b broadcasts to the output."""
+        y = self.apply(at, x, w)
+        return y if b is None else y + b
+
+    def contributions(self, at: At, s: Array, w: Array, x: Array) -> Array:
+        """x * W^T s; x broadcasts to the activation."""
+        return x * self.transpose(at, s, w)
+
 
 OPS: dict[tuple[str, str], Op] = {}
 

@@ -21,8 +21,7 @@ class Conv(Linear):
         return spatial_window(at, at.shape(1)[2:])
 
     def forward(self, at: At, x: Array, w: Array, b: Array | None = None) -> Array:
-        y = self.apply(at, x, w)
-        return y if b is None else y + self._spread(at, b)
+        return self.affine(at, x, w, None if b is None else self._spread(at, b))
 
     def vjp(self, at: At, g: Array) -> Gradients:
         return (self.transpose(at, g, self.weight(at)),)
@@ -36,10 +35,16 @@ class Conv(Linear):
         return self._spread(at, at.x(2)) if at.input(2) is not None else None
 
     def apply(self, at: At, x: Array, w: Array) -> Array:
-        return at.xp.conv(x, w, self.window(at), at["group"])
+        return self.affine(at, x, w, None)
+
+    def affine(self, at: At, x: Array, w: Array, b: Array | None) -> Array:
+        return at.xp.conv(x, w, self.window(at), at["group"], b)
 
     def transpose(self, at: At, s: Array, w: Array) -> Array:
         return at.xp.conv_input_grad(s, w, self.window(at), at["group"], at.shape(0)[2:])
+
+    def contributions(self, at: At, s: Array, w: Array, x: Array) -> Array:
+        return at.xp.conv_input_grad(s, w, self.window(at), at["group"], at.shape(0)[2:], x)
 
     def reach(self, at: At, *fields: Any) -> Sequence[Any | None]:
         """The window, all channels of it."""

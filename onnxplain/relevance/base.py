@@ -45,17 +45,16 @@ class Rule:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def absorb(at: At, r: Array, s: Array, z: Array, b: Array | None, epsilon: float, unsigned: bool = False) -> None:
-    """Enter in the ledger what r = s * stab(z) loses: s * b, s * epsilon * sgn(z), and all of r where z is 0."""
+def shares(at: At, r: Array, z: Array, b: Array | None, epsilon: float, unsigned: bool = False) -> Array:
+    """s = r / stab(z), or r / (z + epsilon) where the stabilizer is ``unsigned``, the same where z is not negative.
+
+    What r = s * stab(z) loses goes into the ledger: s * b, s * epsilon * sgn(z), and all of r where z is 0.
+    """
     if at.absorbed is None:
-        return
-    signed, zero, bias = at.xp.losses(r, s, at.xp.abs(z) if unsigned else z, b)
-    at.enter("stabilizer", signed * epsilon)
+        return at.xp.ratio(r, z, epsilon, unsigned)
+    s, stabilizer, zero, bias = at.xp.shares(r, z, b, epsilon, unsigned)
+    at.enter("stabilizer", stabilizer)
     at.enter("zero", zero)
     if bias is not None:
         at.enter("bias", bias)
-
-
-def shares(at: At, r: Array, z: Array, epsilon: float, unsigned: bool) -> Array:
-    """s = r / stab(z), or r / (z + epsilon) where the stabilizer is ``unsigned``."""
-    return r / (z + epsilon) if unsigned else at.xp.ratio(r, z, epsilon)
+    return s

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnxplain.engine.namespace import Array
 from onnxplain.errors import UsageError
 from onnxplain.ops.base import At, Kind, Linear, Op
-from onnxplain.relevance.base import EPSILON, Relevance, Rule, absorb, shares
+from onnxplain.relevance.base import EPSILON, Relevance, Rule, shares
 
 ROUNDING = 1e-5
 """Below this share of the output, a difference from the output in float32 is taken as rounding."""
@@ -26,8 +26,7 @@ class Norm(Rule):
     unsigned: bool = False
 
     def __call__(self, at: At, op: Op, *r: Array) -> Relevance:
-        s = shares(at, r[0], at.y(), self.stabilizer, self.unsigned)
-        absorb(at, r[0], s, at.y(), op.bias(at), self.stabilizer, self.unsigned)
+        s = shares(at, r[0], at.y(), op.bias(at), self.stabilizer, self.unsigned)
         signals = op.adjoint(at, s)
         return [None if g is None else at.x(index) * g for index, g in enumerate(signals)]
 
@@ -56,10 +55,8 @@ class Uniform(Rule):
     def _matrices(self, at: At, op: Linear, r: Array) -> Relevance:
         self.check_operands(at, {0, 1})
         operands = len(at.active())
-        z = at.y() * operands
-        s = at.xp.ratio(r, z, self.stabilizer)
         b = op.bias(at)
-        absorb(at, r, s, z, None if b is None else b * operands, self.stabilizer)
+        s = shares(at, r, at.y() * operands, None if b is None else b * operands, self.stabilizer)
         return [None if g is None else at.x(index) * g for index, g in enumerate(op.vjp(at, s))]
 
 

@@ -6,13 +6,13 @@ al. 2019 (gamma).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxplain.engine.namespace import Array
 from onnxplain.errors import UsageError
 from onnxplain.ops.base import At, Kind, Linear, Op
-from onnxplain.relevance.base import EPSILON, Relevance, Rule, absorb, shares
+from onnxplain.relevance.base import EPSILON, Relevance, Rule, shares
 
 
 class OnWeights(Rule):
@@ -49,9 +49,8 @@ class Epsilon(OnWeights):
 
     def hand_down(self, at: At, op: Linear, x: Array, w: Array, b: Array | None, r: Array) -> Array:
         z = at.y() if self.bias else op.apply(at, x, w)
-        s = shares(at, r, z, self.epsilon, self.unsigned)
-        absorb(at, r, s, z, b if self.bias else None, self.epsilon, self.unsigned)
-        return x * op.transpose(at, s, w)
+        s = shares(at, r, z, b if self.bias else None, self.epsilon, self.unsigned)
+        return op.contributions(at, s, w, x)
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,9 @@ class ZPlus(OnWeights):
         parts = [(x, xp.positive(w))]
         if not at.nonnegative(op.source(at)):
             parts = [(xp.positive(x), xp.positive(w)), (xp.negative(x), xp.negative(w))]
-        z = _total(op.apply(at, part, weight) for part, weight in parts)
         b = xp.positive(b) if b is not None and self.bias else None
-        z = z if b is None else z + b
-        s = xp.ratio(r, z, self.stabilizer, nonnegative=True)
-        absorb(at, r, s, z, b, self.stabilizer)
-        return _total(part * op.transpose(at, s, weight) for part, weight in parts)
+        s = shares(at, r, _affine(at, op, parts, b), b, self.stabilizer, unsigned=True)
+        return _contributions(at, op, s, parts)
 
 
 @dataclass(frozen=True)
@@ -109,12 +105,12 @@ class AlphaBeta(OnWeights):
             r_plus = xp.where(no_minus, r, r_plus)
             r_minus = xp.where(no_minus, 0.0, xp.where(no_plus, r, r_minus))
             r_plus = xp.where(no_plus, xp.where(no_minus, r, 0.0), r_plus)
+        b_plus = b_minus = None
         if b is not None:
-            z_plus, z_minus = z_plus + xp.positive(b), z_minus + xp.negative(b)
-        s_plus = xp.ratio(r_plus, z_plus, self.stabilizer)
-        s_minus = xp.ratio(r_minus, z_minus, self.stabilizer)
-        absorb(at, r_plus, s_plus, z_plus, None if b is None else xp.positive(b), self.stabilizer)
-        absorb(at, r_minus, s_minus, z_minus, None if b is None else xp.negative(b), self.stabilizer)
+            b_plus, b_minus = xp.positive(b), xp.negative(b)
+            z_plus, z_minus = z_plus + b_plus, z_minus + b_minus
+        s_plus = shares(at, r_plus, z_plus, b_plus, self.stabilizer)
+        s_minus = shares(at, r_minus, z_minus, b_minus, self.stabilizer)
         return _total(
             part * (op.transpose(at, s_plus, same) + op.transpose(at, s_minus, other))
             for part, (same, other) in zip(parts, signs, strict=True)
@@ -144,18 +140,15 @@ class Gamma(OnWeights):
         z = at.y() if self.bias else op.apply(at, x, w)
         handed: list[Array] = []
         for side, above in ((0, True), (1, False)):
-            z_side = _total(op.apply(at, part, pair[side]) for part, pair in zip(parts, weights, strict=True))
-            b_side = None
-            if b is not None:
-                b_side = b + (xp.positive(b) if above else xp.negative(b)) * self.gamma
-                z_side = z_side + b_side
+            b_side = None if b is None else b + (xp.positive(b) if above else xp.negative(b)) * self.gamma
+            sides = [(part, pair[side]) for part, pair in zip(parts, weights, strict=True)]
+            z_side = _affine(at, op, sides, b_side)
             here = xp.greater(z, 0.0) if above else xp.less(z, 0.0)
             if above and self.strict:
                 here = xp.greater(xp.cast(here) + xp.cast(xp.equal(z, 0.0)), 0.0)
             r_side = xp.where(here, r, 0.0)
-            s = xp.ratio(r_side, z_side, self.stabilizer)
-            absorb(at, r_side, s, z_side, b_side, self.stabilizer)
-            handed += [part * op.transpose(at, s, pair[side]) for part, pair in zip(parts, weights, strict=True)]
+            s = shares(at, r_side, z_side, b_side, self.stabilizer)
+            handed.append(_contributions(at, op, s, sides))
         if at.absorbed is not None and not self.strict:
             at.absorb("zero", xp.where(xp.equal(z, 0.0), r, 0.0))
         return _total(handed)
@@ -190,10 +183,9 @@ class ZBox(OnWeights):
         w_plus, w_minus = xp.positive(w), xp.negative(w)
         z = at.y() - op.apply(at, low, w_plus) - op.apply(at, high, w_minus)
         z = z if b is None else z - b
-        s = xp.ratio(r, z, self.stabilizer)
-        absorb(at, r, s, z, None, self.stabilizer)
-        handed = x * op.transpose(at, s, w)
-        return handed - low * op.transpose(at, s, w_plus) - high * op.transpose(at, s, w_minus)
+        s = shares(at, r, z, None, self.stabilizer)
+        handed = op.contributions(at, s, w, x)
+        return handed - op.contributions(at, s, w_plus, low) - op.contributions(at, s, w_minus, high)
 
     def _bound(self, at: At, op: Linear, bound: float | tuple[float, ...] | None) -> Array:
         source = op.source(at)
@@ -233,11 +225,24 @@ class Flat(OnWeights):
 
 
 def _by_weights(at: At, op: Linear, w: Array, b: Array | None, r: Array, epsilon: float) -> Array:
-    z = op.apply(at, at.xp.ones((1, *at.shape(op.source(at))[1:])), w)
-    z = z if b is None else z + b
-    s = at.xp.ratio(r, z, epsilon, nonnegative=True)
-    absorb(at, r, s, z, b, epsilon)
-    return op.transpose(at, s, w)
+    z = op.affine(at, at.xp.ones((1, *at.shape(op.source(at))[1:])), w, b)
+    return op.transpose(at, shares(at, r, z, b, epsilon, unsigned=True), w)
+
+
+Parts = Sequence[tuple[Array, Array]]
+"""Parts of the activation, each with the weights it meets."""
+
+
+def _affine(at: At, op: Linear, parts: Parts, b: Array | None) -> Array:
+    """The products of all parts with their weights, plus b."""
+    z = b
+    for part, weight in parts:
+        z = op.affine(at, part, weight, z)
+    return z
+
+
+def _contributions(at: At, op: Linear, s: Array, parts: Parts) -> Array:
+    return _total(op.contributions(at, s, weight, part) for part, weight in parts)
 
 
 def _total(terms: Iterable[Array]) -> Array:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxplain.engine import host as host_module
-from onnxplain.engine import kernels
+from onnxplain.engine import jit, product_kernels
 from onnxplain.engine.host import Host
 from onnxplain.engine.namespace import Namespace, Window
 
@@ -95,6 +95,31 @@ def test_conv_is_onnxruntimes(case):
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
 
+WIDE = Window((1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
+LONG = Window((5, 4), (2, 1), (1, 2), (2, 3), (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("window", "spatial", "group", "inputs", "outputs"),
+    [(WIDE, (9, 11), 2, 6, 7), (WIDE, (3, 5), 1, 6, 7), (LONG, (9, 11), 2, 3, 4), (LONG, (9, 11), 3, 1, 2)],
+)
+def test_what_is_added_to_a_convolution_and_multiplied_with_its_adjoint(window, spatial, group, inputs, outputs):
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((3, group * inputs, *spatial))
+    w = rng.standard_normal((group * outputs, inputs, *window.kernel))
+    y = XP64.conv(x, w, window, group)
+    for b in (
+        rng.standard_normal((1, y.shape[1], 1, 1)),
+        rng.standard_normal(y.shape),
+        rng.standard_normal(y[:1].shape),
+    ):
+        np.testing.assert_allclose(XP64.conv(x, w, window, group, b), y + b, rtol=1e-12, atol=1e-12)
+    dx = XP64.conv_input_grad(y, w, window, group, spatial)
+    for factor in (x, x[:1]):
+        scaled = XP64.conv_input_grad(y, w, window, group, spatial, factor)
+        np.testing.assert_allclose(scaled, dx * factor, rtol=1e-12, atol=1e-12)
+
+
 @given(convolutions(), st.integers(0, 99))
 @PROPERTY
 def test_conv_input_grad_is_the_adjoint(case, seed):
@@ -116,7 +141,8 @@ def test_tiles_change_nothing(case, columns, block, shares):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host_module, "_COLUMNS", columns)
         patch.setattr(host_module, "_BLOCK", block)
-        patch.setattr(kernels, "SHARES", shares)
+        patch.setattr(product_kernels, "SHARES", shares)
+        patch.setattr(jit, "SERIAL_BELOW", 0)
         np.testing.assert_array_equal(XP64.conv(x, w, window, group), y)
         tiled = XP64.conv_input_grad(y, w, window, group, shape)
     np.testing.assert_allclose(tiled, dx, rtol=1e-12, atol=1e-12)
@@ -349,7 +375,7 @@ def test_ratio_keeps_the_sign_of_the_denominator(shape):
     r = rng.normal(size=np.broadcast_shapes(shape, (3, 4, 5)) if len(shape) == 3 else shape)
     expected = r / np.where(z >= 0, z + 0.25, z - 0.25)
     np.testing.assert_allclose(XP64.ratio(r, z, 0.25), expected, rtol=1e-14)
-    np.testing.assert_allclose(XP64.ratio(r, abs(z), 0.25, nonnegative=True), r / (abs(z) + 0.25), rtol=1e-14)
+    np.testing.assert_allclose(XP64.ratio(r, abs(z), 0.25, unsigned=True), r / (abs(z) + 0.25), rtol=1e-14)
     assert XP.ratio(np.float32([1]), np.float32([-0.0]), 0.5) == 2
 
 
@@ -421,14 +447,18 @@ def test_gather_of_one_index_drops_the_axis():
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 7), (3, 4, 6)])
 @pytest.mark.parametrize("whole_bias", [False, True])
-def test_losses_are_sums_over_each_sample(shape, whole_bias):
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_shares_come_with_the_sums_of_what_is_lost(shape, whole_bias, unsigned):
     rng = np.random.default_rng(0)
-    r, s, z = (rng.standard_normal(shape) for _ in range(3))
+    r, z = (rng.standard_normal(shape) for _ in range(2))
     z[rng.random(shape) < 0.3] = 0
     b = rng.standard_normal(shape[1:] if whole_bias else (1, shape[1]) + (1,) * (len(shape) - 2))
+    sign = np.where(unsigned | (z >= 0), 1, -1)
+    s = r / (z + 0.25 * sign)
     axes = tuple(range(1, len(shape)))
-    signed, zero, bias = Host(np.float64).losses(r, s, z, b)
-    np.testing.assert_allclose(signed, (s * np.sign(z)).sum(axes), rtol=1e-12)
+    shares, stabilizer, zero, bias = XP64.shares(r, z, b, 0.25, unsigned)
+    np.testing.assert_allclose(shares, s, rtol=1e-12)
+    np.testing.assert_allclose(stabilizer, (s * 0.25 * sign * (z != 0)).sum(axes), rtol=1e-10)
     np.testing.assert_allclose(zero, np.where(z == 0, r, 0).sum(axes), rtol=1e-12)
-    np.testing.assert_allclose(bias, (s * b).sum(axes), rtol=1e-12)
-    assert Host(np.float64).losses(r, s, z, None)[2] is None
+    np.testing.assert_allclose(bias, (s * b).sum(axes), rtol=1e-10)
+    assert XP64.shares(r, z, None, 0.25, unsigned)[3] is None
