@@ -250,6 +250,15 @@ class Explanation:
         return np.asarray(value.sum(axis=axis))
 
     @property
+    def mapped(self) -> tuple[str, ...]:
+        """The inputs that have a map: for others the graph does not tell which axis holds the channels."""
+        return tuple(
+            name
+            for name in self.inputs
+            if name in self.maps or self.channels.get(name) is not None or self.relevance[name].ndim < 3
+        )
+
+    @property
     def conserved(self) -> np.ndarray:
         """Relevance at the inputs as a share of the target's value, per sample.
 
@@ -271,11 +280,11 @@ class Explanation:
         return self.plan_json is not None and self.plan_json["seed"] == "value"
 
     def plot(self) -> Any:
-        """A matplotlib figure of the maps, one panel per sample and input; shown by notebooks."""
+        """A matplotlib figure of the maps, one panel per sample and input that has one; shown by notebooks."""
         from onnxplain.render.figure import map_figure
 
         panels = []
-        for name in self.inputs:
+        for name in self.mapped or self.inputs:
             for index, sample in enumerate(self.map(name)):
                 chosen = self.target[index]
                 label = chosen.label or (chosen.index if chosen.index is not None else chosen.description)

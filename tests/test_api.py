@@ -436,6 +436,16 @@ def test_plot(model: onnxplain.Model, x: np.ndarray) -> None:
     assert sum(bool(axes.patches) for axes in vector.axes) == 2
 
 
+def test_plot_leaves_out_an_input_without_known_channels() -> None:
+    nodes = [nets.node("Conv", ["a", "w"], "c"), nets.node("Add", ["c", "b"], "y")]
+    shapes = {"a": ["N", 2, 4, 4], "b": ["N", 3, 4, 4]}
+    data = nets.model(nodes, shapes, constants={"w": np.ones((3, 2, 1, 1))})
+    feed = {name: np.ones((1, *shape[1:]), np.float32) for name, shape in shapes.items()}
+    e = onnxplain.explain(data, feed, target=0)
+    assert e.mapped == ("a",)
+    assert [axes.get_title() for axes in e.plot().axes if axes.images] == ["a 0: 0"]
+
+
 def test_maps_need_to_know_the_channels() -> None:
     nodes = [nets.node("ReduceSum", ["x", "axes"], "y", keepdims=0)]
     data = nets.model(nodes, {"x": ["N", 3, 4, 2]}, constants={"axes": np.array([1, 2])})

@@ -21,9 +21,7 @@ Panel = tuple[str, np.ndarray]
 
 def mapped(e: Explanation) -> Iterator[tuple[str, int, str]]:
     """Every map as the input's name, the sample's index, and what tells its files from others."""
-    for name in e.inputs:
-        if name not in e.maps and e.channels.get(name) is None and e.relevance[name].ndim > 2:
-            continue
+    for name in e.mapped:
         of_input = "-" + re.sub(r"[^\w.-]+", "_", name) if len(e.inputs) > 1 else ""
         for index in range(len(e.map(name))):
             yield name, index, of_input + (f"-{index}" if len(e.target) > 1 else "")
