@@ -6,6 +6,8 @@ MEMORY_BUDGET = 2**29
 """Bytes of traced tensors that the chunks of a batch may hold that are worked on at once."""
 CACHE_BUDGET = 10 * 2**20
 """Bytes of the largest tensor of a chunk: an op reads two and writes one, and last-level caches hold some 30 MiB."""
+WORTH_A_THREAD = 2**20
+"""Bytes of the tensors of a sample from which on a batch is cut so that every thread has a chunk."""
 WEIGHTS_SHARE = 8
 """How often smaller the weights are to be than the tensors of a chunk, which reads them anew."""
 

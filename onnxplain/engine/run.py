@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from onnxplain.checks import check_count
-from onnxplain.engine.budget import even_size, samples_at_once
+from onnxplain.engine.budget import WORTH_A_THREAD, even_size, samples_at_once
 from onnxplain.engine.recording import Recording
 from onnxplain.engine.sessions import Session, give_memory_back
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
@@ -189,7 +189,8 @@ def _chunk_size(model: Model, plan: Plan, work: Work, feed: Feed, count: int, pa
     sizes = [int(np.prod(recording.shape(tensor))) * item for tensor in tensors]
     weights = sum(t.value.nbytes for layer in plan.path for t in layer.inputs if t is not None and t.value is not None)
     most = samples_at_once(sum(sizes), max(sizes, default=0), weights, model.runtime.on_gpu, passes)
-    return even_size(count, min(most, -(-count // passes)))
+    worth_threads = sum(sizes) >= WORTH_A_THREAD
+    return even_size(count, min(most, -(-count // passes)) if worth_threads else most)
 
 
 def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int) -> Result:
