@@ -284,7 +284,7 @@ def test_crops_of_a_picture(classifier, pictures, capsys):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("crops=3", "crops must be 1, 5 or 10"), ("sigma=0", "sigma must be"), ("share=1", "share must be"),
+    [("crops=3", "crops must be 1, 5 or 10"), ("sigma=0", "sigma must be"), ("share=1", "share must lie"),
      ("outliers=maybe", "outliers must be true or false"), ("conv_location=corner", "conv_location must be one of")],
 )  # fmt: skip
 def test_wrong_options_of_fixations(classifier, pictures, capsys, option, message):
