@@ -40,8 +40,6 @@ class Emitter(ElementEmitter):
     def conv(self, x: Array, w: Array, window: Window, group: int = 1, b: Array | None = None) -> Array:
         if b is not None:
             return self.conv(x, w, window, group) + b
-        if not isinstance(x, Sym):
-            return self.host.conv(x, w, window, group)
         spatial = _out_sizes(x.shape[2:], window)
         attributes = {"group": group, **_window_attributes(window)}
         return self._convolve([x, w], (x.shape[0], w.shape[0], *spatial), attributes)

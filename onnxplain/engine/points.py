@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxplain.engine import point_kernels as kernels
 from onnxplain.engine.namespace import Window
 
 LOCATIONS = ("center", "contribution", "activation")
@@ -96,7 +95,10 @@ class Routing:
     """
 
     def __init__(self, location: str = "center") -> None:
+        from onnxplain.engine import point_kernels  # numba takes long to import
+
         self.location = LOCATIONS.index(location)
+        self._kernels = point_kernels
 
     def joined(self, a: Points, b: Points) -> Points:
         """Both sets as one."""
@@ -179,7 +181,7 @@ class Routing:
         planes = np.ascontiguousarray(x).reshape(-1, *_three(x.shape[2:], 1))
         found = np.empty(len(points), np.int64)
         work = len(points) * math.prod(window.kernel)
-        kernels.window(len(points), work, points.index, planes, _three(out_shape[2:], 1), *_steps(window), found)
+        self._kernels.window(len(points), work, points.index, planes, _three(out_shape[2:], 1), *_steps(window), found)
         return gathered(found, points.weight)
 
     def conv(self, points: Points, x: np.ndarray, w: np.ndarray, out_shape: Shape, window: Window) -> Points:
@@ -187,11 +189,11 @@ class Routing:
         spatial = math.prod(out_shape[2:])
         order = np.argsort(points.index % spatial, kind="stable")
         here = Points(points.index[order], points.weight[order], points.signs[order])
-        return self._convolved(kernels.conv, here, _volume(x), w.reshape(len(w), -1), out_shape, window)
+        return self._convolved(self._kernels.conv, here, _volume(x), w.reshape(len(w), -1), out_shape, window)
 
     def conv_transpose(self, points: Points, x: np.ndarray, w: np.ndarray, out_shape: Shape, window: Window) -> Points:
         """As :meth:`conv` for a transposed convolution; the window holds the inputs that reach the point."""
-        return self._convolved(kernels.conv_transpose, points, _volume(x), _volume(w), out_shape, window)
+        return self._convolved(self._kernels.conv_transpose, points, _volume(x), _volume(w), out_shape, window)
 
     def _convolved(
         self, kernel: Any, points: Points, x: np.ndarray, w: np.ndarray, out_shape: Shape, window: Window
@@ -217,13 +219,13 @@ class Routing:
         x, turned = np.ascontiguousarray(x), w.T
         best, value = np.empty(len(points), np.int64), np.empty(len(points), np.float64)
         work = len(points) * x.shape[1]
-        kernels.dense_best(len(points), work, points.index, points.signs, x, turned, best, value)
+        self._kernels.dense_best(len(points), work, points.index, points.signs, x, turned, best, value)
         row = points.index // w.shape[1]
         if not every:
             return gathered(row * x.shape[1] + best, points.weight)
         counts = np.zeros(x.shape, np.float64)
         some = value > 0
-        kernels.dense_all(
+        self._kernels.dense_all(
             x.shape[1], work, points.index[some], points.weight[some].astype(np.float64), points.signs[some], x, turned,
             counts,
         )  # fmt: skip
@@ -252,7 +254,7 @@ class Routing:
         rows = np.ascontiguousarray(a).reshape(-1, a.shape[-1])
         matrices = np.ascontiguousarray(b).reshape(-1, *b.shape[-2:])
         at_a, at_b = np.empty(len(points), np.int64), np.empty(len(points), np.int64)
-        kernels.product(
+        self._kernels.product(
             len(points), len(points) * a.shape[-1], points.signs, left, right, j, rows, matrices,
             -1 if follow is None else follow, at_a, at_b,
         )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from onnxplain.engine.points import Points
@@ -44,6 +43,8 @@ def density_map(points: Points, shape: Sequence[int], channels: int, sigma: floa
     ``sigma`` is in pixels, or below 1 a share of the smaller side. The kernel spans the smaller side, as published, but
     no more than five standard deviations to each side: what lies beyond is below 4e-6.
     """
+    import cv2
+
     sample, y, x = _places(points, shape, channels)
     height, width = (size for axis, size in enumerate(shape) if axis not in (0, channels))
     counts = np.zeros((shape[0], height, width), np.float32)

@@ -16,7 +16,6 @@ from onnxplain.errors import FailureError, UnsupportedError, UsageError
 from onnxplain.explanation import Explanation, MaskCount
 from onnxplain.graph.layers import Tensor
 from onnxplain.graph.layout import channel_axis
-from onnxplain.methods import mask_kernels as kernels
 from onnxplain.methods.job import Job
 from onnxplain.model import Model
 from onnxplain.targets import Chosen
@@ -100,6 +99,8 @@ class Asked:
             The sum of each mask.
         scores : float64 array, n
         """
+        from onnxplain.methods import mask_kernels as kernels
+
         batch = self.scores.batch
         block = min(-(-BLOCK // batch) * batch, count)
         x = np.ascontiguousarray(self.feed[self.picture.name][0], np.float32)
@@ -197,6 +198,8 @@ class Upsampled:
 
     def draw(self, index: np.ndarray, masks: Floats, areas: Doubles, corners: np.ndarray | None = None) -> None:
         """Fill ``masks`` with the planes of ``index``, cut out where ``corners`` (n x 2) lie."""
+        from onnxplain.methods import mask_kernels as kernels
+
         if corners is None:
             corners = np.zeros((len(index), 2), np.int64)
         kernels.upsample(
@@ -231,6 +234,8 @@ def add_up(
     int
         How many masks were used.
     """
+    from onnxplain.methods import mask_kernels as kernels
+
     total, before = np.zeros(math.prod(one.size)), None
     step = CHECK if tolerance else count
     for first in range(0, count, step or 1):

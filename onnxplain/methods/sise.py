@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from onnxplain.checks import check_number, check_share
@@ -239,6 +238,8 @@ def soft_gate(values: Doubles, temperature: float) -> np.ndarray:
 
 def otsu(values: np.ndarray) -> float:
     """Otsu's threshold of values in [0, 1], on a histogram of 256 levels."""
+    import cv2
+
     levels = np.rint(255 * values).astype(np.uint8).reshape(-1, 1)
     threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     return float(threshold) / 255

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain.engine.resampling import resize_matrix
 from onnxplain.errors import UsageError
 
-_OPENCV = {"bilinear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST_EXACT}
+_OPENCV = {"bilinear": "INTER_LINEAR", "cubic": "INTER_CUBIC", "nearest": "INTER_NEAREST_EXACT"}
 _ALIGNED = {"mode": b"linear", "coordinate_transformation_mode": b"align_corners"}
 
 UPSAMPLINGS = (*_OPENCV, "align-corners")
@@ -47,7 +46,10 @@ def upsample(maps: NDArray[np.floating], size: Sequence[int], how: str = "biline
             matrix = resize_matrix(_ALIGNED, maps.shape[axis], length, None, None)
             maps = np.moveaxis(np.tensordot(matrix, maps, (1, axis)), 0, axis)
         return maps
+    import cv2
+
     height, width = (*size, 1)[:2]
     planes = maps.reshape(*maps.shape[:2], -1)
-    resized = [cv2.resize(plane, (width, height), interpolation=_OPENCV[how]) for plane in planes]
+    interpolation = getattr(cv2, _OPENCV[how])
+    resized = [cv2.resize(plane, (width, height), interpolation=interpolation) for plane in planes]
     return np.stack(resized).reshape(len(maps), *size)
