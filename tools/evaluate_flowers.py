@@ -9,8 +9,8 @@ paper does, and every method explains the predicted class of a seeded choice of 
 the exact area under its IoU with the mask over all thresholds, in percent, of its positive part, or of its magnitude
 where it is a gradient, whose sign does not tell for or against; the table has the mean of the folds' means and their
 deviation. Below it stand the accuracy and the mean score of the right class on the same pictures when
-the relevant filters of their class are set to 0, and when as many random ones are. Interrupted, the evaluation goes on
-where it was.
+the relevant filters of their class are set to 0, and when random ones of the same tensors are: as many, and more.
+Interrupted, the evaluation goes on where it was.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ MEASURE = "iou-auc"
 REMEDIED = ("vebi", "guided-backprop", "deconvnet")
 """Methods that are measured with the remedy against the grid of strides and without."""
 
+REMOVED = (2, 4, 8, 16, 32)
+"""Random filters that are removed."""
 GRADIENTS = ("gradient", "smoothgrad", "guided-backprop", "deconvnet", "guided-grad-cam")
 
 
@@ -79,13 +81,27 @@ def scores(model: onnxplain.Model, known: Dataset, tested: Dataset, given: argpa
     return means
 
 
-def ablated(model: onnxplain.Model, tested: Dataset, features: Path, seed: int) -> NDArray[np.float64]:
-    """Accuracy in percent and score: intact, without the relevant filters, without random ones; 3 x 2."""
-    found = onnxplain.ablate(model, tested, features, labels="given", seed=seed)
-    kept = (found.relevant[:, 0], found.relevant_score[:, 0])
-    relevant = (found.relevant[:, -1], found.relevant_score[:, -1])
-    random = (found.random[..., -1], found.random_score[..., -1])
-    return np.array([(100 * accuracy.mean(), score.mean()) for accuracy, score in (kept, relevant, random)])
+def ablated(model: onnxplain.Model, tested: Dataset, features: Path, seed: int) -> dict[str, tuple[float, ...]]:
+    """Mean number of filters removed, accuracy in percent and score, by what is removed.
+
+    The last entry is the number of random filters that costs a class at least as much score as its relevant ones;
+    classes for which the most are too few count with that number.
+    """
+    found = onnxplain.ablate(model, tested, features, labels="given", seed=seed, removals=REMOVED[-1])
+    accuracy, score = 100 * found.random.mean(axis=0), found.random_score.mean(axis=0)
+    own = found.filters
+    as_low = score <= found.relevant_score[:, -1:]
+    as_low[:, -1] = True
+    enough = as_low.argmax(axis=1)
+    places = np.arange(len(own))
+    rows: dict[str, tuple[NDArray[np.float64] | int, ...]] = {
+        "nothing": (0, accuracy[:, 0], score[:, 0]),
+        "the relevant": (own, 100 * found.relevant[:, -1], found.relevant_score[:, -1]),
+        "as many random": (own, accuracy[places, own], score[places, own]),
+        **{f"{count} random": (count, accuracy[:, count], score[:, count]) for count in REMOVED},
+        "random, to the score without the relevant": (enough, accuracy[places, enough], score[places, enough]),
+    }
+    return {name: tuple(float(np.mean(each)) for each in row) for name, row in rows.items()}
 
 
 def folded(values: Sequence[float] | NDArray[np.float64], digits: int = 1) -> str:
@@ -119,9 +135,11 @@ def main() -> None:
     ranked = sorted(found[0], key=lambda name: -np.mean([fold[name] for fold in found]))
     print(table(["method", "area, %"], [(name, folded([fold[name] for fold in found])) for name in ranked]))
     print()
-    each = np.stack(removed, axis=-1)
-    rows = zip(("intact", "without the relevant filters", "without as many random ones"), each, strict=True)
-    print(table(["", "accuracy, %", "score"], [(name, folded(row[0]), folded(row[1], 2)) for name, row in rows]))
+    rows = []
+    for name in removed[0]:
+        count, accuracy, score = np.transpose([fold[name] for fold in removed])
+        rows.append((name, f"{count.mean():.1f}", folded(accuracy), folded(score, 2)))
+    print(table(["removed", "filters", "accuracy, %", "score"], rows))
 
 
 if __name__ == "__main__":

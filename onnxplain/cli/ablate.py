@@ -40,6 +40,10 @@ def ablate(
     samples: Annotated[
         int | None, typer.Option("--samples", metavar="N", min=1, help="Samples per class at most. [default: all]")
     ] = None,
+    removals: Annotated[
+        int | None,
+        typer.Option("--removals", metavar="N", min=1, help="Filters removed. [default: as many as are relevant]"),
+    ] = None,
     providers: options.Providers = None,
     preprocess: options.Preprocess = None,
 ) -> int:
@@ -62,8 +66,8 @@ def ablate(
     known = Interpretation.load(interpretation, loaded)
     with out.progress("ablating", len(data)) as step:
         found = carry_out(
-            loaded, data, known, labels=labels, draws=draws, seed=seed, samples=samples, preprocess=preprocess,
-            progress=lambda done, total: step.part(done),
+            loaded, data, known, labels=labels, draws=draws, seed=seed, samples=samples, removals=removals,
+            preprocess=preprocess, progress=lambda done, total: step.part(done),
         )  # fmt: skip
     document = {"model": model, "interpretation": interpretation, **found.to_json()}
     with atomic_folder(folder) as made:

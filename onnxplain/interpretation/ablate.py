@@ -94,13 +94,14 @@ def ablate(
     draws: int = 5,
     seed: int = 0,
     samples: int | None = None,
+    removals: int | None = None,
     preprocess: str | None = None,
     progress: Progress | None = None,
 ) -> Ablation:
     """Set the relevant filters of every class to 0, the strongest first, and as many random ones.
 
-    Each random filter is of the same tensor as the relevant one in its place, and not relevant to the class itself;
-    where more than half of a tensor is relevant, fewer random ones are left to remove.
+    Each random filter is of the same tensor as the relevant one in its place, and not relevant to the class itself.
+    With ``removals`` the tensors come round again. Where a tensor has no others left, fewer random ones are removed.
     Filters are silenced in a copy of the graph; the loaded model is not changed.
 
     Parameters
@@ -116,6 +117,8 @@ def ablate(
     seed : int
     samples : int, optional
         Samples per class at most, the first ones; all by default.
+    removals : int, optional
+        Filters removed, relevant ones as far as the class has them; by default as many as it has.
     preprocess : str, optional
     progress : callable, optional
 
@@ -133,12 +136,12 @@ def ablate(
     labels = labels or str(known.settings.get("labels", LABELS[0]))
     if labels not in LABELS:
         raise UsageError(f"labels must be predicted or given, not {labels!r}")
-    if draws < 1 or (samples is not None and samples < 1):
-        raise UsageError("draws and samples must be at least 1")
+    if any(each is not None and each < 1 for each in (draws, samples, removals)):
+        raise UsageError("draws, samples and removals must be at least 1")
     names = [entry.name for entry in known.classes]
     settled = [name for name in names if name is not None]
     given = given_classes(dataset, len(names), settled or None) if labels == "given" else None
-    experiment = _Experiment(model, known, contract_for(dataset, model, preprocess), draws, seed, samples)
+    experiment = _Experiment(model, known, contract_for(dataset, model, preprocess), draws, seed, samples, removals)
     records = enumerate(dataset)
     for start in range(0, len(dataset), experiment.group):
         group = [(row, load_record(record, model, experiment.contract)) for row, record in
@@ -146,7 +149,10 @@ def ablate(
         experiment.add(group, given)
         if progress is not None:
             progress(min(start + experiment.group, len(dataset)), len(dataset))
-    settings = {"dataset": str(dataset.source), "labels": labels, "draws": draws, "seed": seed, "samples": samples}
+    settings = {
+        "dataset": str(dataset.source), "labels": labels, "draws": draws, "seed": seed, "samples": samples,
+        "removals": removals,
+    }  # fmt: skip
     return experiment.finished(names, settings)
 
 
@@ -161,6 +167,7 @@ class _Experiment:
         draws: int,
         seed: int,
         most: int | None,
+        removals: int | None = None,
     ) -> None:
         self.model = model
         self.known = known
@@ -168,10 +175,10 @@ class _Experiment:
         self.most = most
         self.group = GROUP if model.batched else 1
         self.orders = {entry.index: known.weights_of(entry.index)[0] for entry in known.classes}
-        self.steps = max((len(order) for order in self.orders.values()), default=0)
+        self.steps = removals or max((len(order) for order in self.orders.values()), default=0)
         self.random = [
             {
-                index: self._draw(order, np.random.default_rng([seed, draw, index]))
+                index: self._draw(order, removals or len(order), np.random.default_rng([seed, draw, index]))
                 for index, order in self.orders.items()
             }
             for draw in range(draws)
@@ -246,11 +253,12 @@ class _Experiment:
                     kept[tensor][sample, channel] = 0
         return self.ablated.run(feed, kept).reshape(count, -1)
 
-    def _draw(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each relevant filter another one of its tensor, none twice; -1 where a tensor has too few."""
-        drawn = np.full(len(order), -1, np.int64)
+    def _draw(self, order: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """For each relevant filter, round and round, another of its tensor, none twice; -1 where one has too few."""
+        drawn = np.full(count if len(order) else 0, -1, np.int64)
+        places = np.resize(order, len(drawn))
         for filters, offset in zip(self.known.filters, self.known.offsets, strict=False):
-            own = np.flatnonzero((order >= offset) & (order < offset + filters.count))
+            own = np.flatnonzero((places >= offset) & (places < offset + filters.count))
             if own.size:
                 free = rng.permutation(np.setdiff1d(np.arange(offset, offset + filters.count), order))[: own.size]
                 drawn[own[: len(free)]] = free

@@ -97,7 +97,7 @@ def interpret(
         store = opened.enter_context(survey.collect(work, progress))
         bound = mu if math.isfinite(mu) else None
         settings = {"dataset": str(dataset.source), "labels": labels, "mu": bound, "layers": layers}
-        return _interpretation(survey, store, given, names, mu, top, settings, work)
+        return _interpretation(survey, store, given, names, mu, top, settings)
 
 
 def class_labels(contract: InputContract | None) -> Sequence[str] | None:
@@ -247,7 +247,6 @@ def _interpretation(
     mu: float,
     top: int,
     settings: dict[str, Any],
-    work: Path,
 ) -> Interpretation:
     entries = store.entries()
     skipped = [(identity, entry["skipped"]) for identity, entry in zip(store.ids, entries, strict=True)
@@ -261,7 +260,7 @@ def _interpretation(
     counts = np.bincount(classes[rows], minlength=survey.classes)
     present = np.flatnonzero(counts)
     compact = np.searchsorted(present, classes[rows])
-    solutions = dict(zip(present.tolist(), solve(x, rows, compact, mu, work), strict=True))
+    solutions = dict(zip(present.tolist(), solve(x, rows, compact, mu), strict=True))
     chosen = [(index, *ranked(found.index, found.weight)) for index, found in solutions.items()]
     relevant = np.unique(np.concatenate([filters for _, filters, _ in chosen]))
     best, values = strongest(x, rows, relevant, top)

@@ -1,30 +1,35 @@
-"""The mu-lasso: non-negative weights per class under a bound on their sum, on the Gram matrix of the responses.
+"""The mu-lasso: non-negative weights per class under a bound on their sum, on blocks of the responses' Gram matrix.
 
 ``min ||X^T w - l||^2  subject to  w >= 0, sum w <= mu`` for the indicator l of every class; no intercept, nothing
 centred (Oramas et al. 2019, section 3.1). Where the bound is inactive this is non-negative least squares, and where it
 binds, least squares on a simplex, which one more non-negative least squares problem solves exactly. The LARS path of
 scikit-learn is not used: with non-negative weights it ends beside the solution on the very data of the planted test.
+
+Every class is solved exactly on a working set of filters, for which alone a block of the Gram matrix is summed. The
+optimality conditions over all filters take one more pass over the responses, for all classes at once; filters that
+violate them join the working set of their class, until none does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from scipy.linalg.blas import dgemm
 from scipy.optimize import nnls
 
-from onnxplain.files import reserve, written
-
-BLOCK_BYTES = 2**28
-"""Memory for the block of the Gram matrix that is being summed."""
+BLOCK_BYTES = 2**29
+"""Memory for the moments, slopes and blocks of the Gram matrix of the classes that are solved together."""
 CHUNK = 512
 """Samples that are read at once."""
-_WORKING = 256
+_WORKING = 64
 """Filters that a class begins with, and that join it at most at once."""
 _SLACK = 1e-8
 """How far a slope may lie above the multiplier, as a share of the largest moment."""
+
+Chunks = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+"""A pass over the samples, ``CHUNK`` at a time: filters x samples, float64, and the samples' classes."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,11 @@ class Solution:
     bounded: bool
 
 
-def solve(x: np.ndarray, rows: np.ndarray, classes: np.ndarray, mu: float, folder: Path) -> Iterator[Solution]:
+def solve(x: np.ndarray, rows: np.ndarray, classes: np.ndarray, mu: float) -> Iterator[Solution]:
     """The weights of class 0, 1, ... up to the largest in ``classes``.
 
-    Memory stays below ``BLOCK_BYTES`` plus twice ``CHUNK`` rows in float64, whatever the number of samples; the Gram
-    matrix of the m distinct filters takes 8 m^2 bytes on disk.
+    Memory stays below ``BLOCK_BYTES`` plus twice ``CHUNK`` rows in float64, whatever the number of samples; as many
+    classes are solved together as that holds.
 
     Parameters
     ----------
@@ -62,33 +67,17 @@ def solve(x: np.ndarray, rows: np.ndarray, classes: np.ndarray, mu: float, folde
         Their classes, from 0.
     mu : float
         The bound; infinity for none.
-    folder : Path
-        Where the Gram matrix may stand meanwhile.
-
-    Raises
-    ------
-    FailureError
-        The disk has no room for it.
     """
     kept = distinct(x, rows)
-    moments = np.zeros((int(classes.max()) + 1, len(kept)))
-    for part in _parts(rows):
-        np.add.at(moments, classes[part], x[rows[part]][:, kept])
-    file = folder / "gram.f64"
-    gram = np.zeros((0, 0))
-    try:
-        if len(kept):
-            with written(file), open(file, "w+b") as sized:
-                reserve(sized, 8 * len(kept) ** 2)
-                gram = np.memmap(sized, np.float64, "r+", shape=(len(kept),) * 2)
-        _fill(gram, x, rows, kept)
-        for moment in moments:
-            weights, bounded = bounded_nnls(gram, moment, mu)
-            support = np.flatnonzero(weights)
-            yield Solution(kept[support], weights[support], bounded)
-    finally:
-        del gram
-        file.unlink(missing_ok=True)
+
+    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((x[rows[part]].T[kept].astype(np.float64, order="C"), classes[part]) for part in _parts(rows))
+
+    together = max(1, BLOCK_BYTES // (8 * (2 * len(kept) + (2 * _WORKING) ** 2)))
+    labels = range(int(classes.max()) + 1)
+    for first in range(0, len(labels), together):
+        for found in _solve_together(chunks, labels[first : first + together], len(kept), mu):
+            yield Solution(kept[found.index], found.weight, found.bounded)
 
 
 def distinct(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -108,52 +97,64 @@ def _parts(rows: np.ndarray) -> Iterator[slice]:
     return (slice(start, start + CHUNK) for start in range(0, len(rows), CHUNK))
 
 
-def _fill(gram: np.ndarray, x: np.ndarray, rows: np.ndarray, kept: np.ndarray) -> None:
-    """Sum the matrix block by block, the half on and above the diagonal."""
-    size = len(kept)
-    width = max(1, BLOCK_BYTES // (8 * max(size, 1)))
-    for start in range(0, size, width):
-        stop = min(start + width, size)
-        block = np.zeros((stop - start, size - start))
-        for part in _parts(rows):
-            chunk = x[rows[part]][:, kept[start:]].astype(np.float64)
-            block += chunk[:, : stop - start].T @ chunk
-        gram[start:stop, start:] = block
-        gram[start:, start:stop] = block.T
+def _solve_together(chunks: Chunks, labels: range, filters: int, mu: float) -> list[Solution]:
+    """The weights of the classes ``labels``, on a working set of filters for each.
 
-
-def bounded_nnls(gram: np.ndarray, moment: np.ndarray, mu: float) -> tuple[np.ndarray, bool]:
-    """The weights of one class and whether the bound is active.
-
-    Solved exactly on a working set: the filters in use, and those that violate the optimality conditions over all.
-    Each round lowers the residual, until none violates them or rounding leaves nothing to gain.
-
-    Parameters
-    ----------
-    gram : numpy.ndarray
-        m x m.
-    moment : numpy.ndarray
-        m: sum of the responses over the samples of the class.
-    mu : float
+    Each round lowers a class's residual, until no filter violates its optimality conditions or rounding leaves nothing
+    to gain.
     """
-    weights = np.zeros(len(moment))
-    order = np.argsort(-moment, kind="stable")
-    working = np.sort(order[:_WORKING][moment[order[:_WORKING]] > 0])
-    slack, bounded, lowest = _SLACK * moment.max(initial=0), False, np.inf
-    while working.size:
-        found, multiplier, bounded = _solve(np.asarray(gram[np.ix_(working, working)]), moment[working], mu)
-        support, found = working[found > 0], found[found > 0]
-        slope = moment - found @ np.asarray(gram[support])
-        value = -found @ (moment[support] + slope[support])
-        weights = np.zeros(len(moment))
-        weights[support] = found
-        slope[working] = -np.inf
-        new = np.flatnonzero(slope > multiplier + slack)
-        if not new.size or value > lowest - 1e-12 * abs(lowest):
-            break
-        lowest = value
-        working = np.union1d(support, new[np.argsort(-slope[new], kind="stable")[:_WORKING]])
-    return weights, bounded
+    moments = np.zeros((len(labels), filters))
+    for chunk, classes in chunks():
+        for index in set(classes.tolist()).intersection(labels):
+            moments[index - labels.start] += chunk[:, classes == index].sum(axis=1)
+    found = [Solution(np.zeros(0, np.int64), np.zeros(0), False)] * len(labels)
+    lowest = np.zeros(len(labels))
+    working = {place: _largest(moment, 0) for place, moment in enumerate(moments) if moment.any()}
+    while working:
+        multipliers = []
+        for (place, own), gram in zip(working.items(), _grams(chunks, list(working.values())), strict=True):
+            weights, multiplier, bounded = _solve(gram, moments[place, own], mu)
+            found[place] = Solution(own[weights > 0], weights[weights > 0], bounded)
+            multipliers.append(multiplier)
+        slopes = _slopes(chunks, {labels[place]: found[place] for place in working}, filters)
+        joined = {}
+        for (place, own), slope, multiplier in zip(working.items(), slopes, multipliers, strict=True):
+            support, moment = found[place].index, moments[place]
+            value = -found[place].weight @ (moment[support] + slope[support])
+            slope[own] = -np.inf
+            new = _largest(slope, multiplier + _SLACK * moment.max())
+            if new.size and value <= lowest[place] - 1e-12 * abs(lowest[place]):
+                joined[place] = np.union1d(support, new)
+            lowest[place] = value
+        working = joined
+    return found
+
+
+def _largest(values: np.ndarray, least: float) -> np.ndarray:
+    """The filters with the largest values above ``least``, ascending."""
+    above = np.flatnonzero(values > least)
+    return np.sort(above[np.argsort(-values[above], kind="stable")[:_WORKING]])
+
+
+def _grams(chunks: Chunks, working: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The block of the Gram matrix over each set of filters."""
+    found = [np.zeros((len(own),) * 2) for own in working]
+    for chunk, _ in chunks():
+        for total, own in zip(found, working, strict=True):
+            part = chunk[own]
+            total += part @ part.T
+    return found
+
+
+def _slopes(chunks: Chunks, found: Mapping[int, Solution], filters: int) -> np.ndarray:
+    """Classes x filters: ``X (l - X^T w)``, half the rate at which a filter's weight lowers the squared residual."""
+    total = np.zeros((len(found), filters))
+    for chunk, classes in chunks():
+        residual = (classes == np.array(list(found))[:, np.newaxis]).astype(np.float64)
+        for row, solution in zip(residual, found.values(), strict=True):
+            row -= solution.weight @ chunk[solution.index]
+        total = dgemm(1.0, chunk.T, residual.T, 1.0, total.T, trans_a=True, overwrite_c=True).T
+    return total
 
 
 def _solve(gram: np.ndarray, moment: np.ndarray, mu: float) -> tuple[np.ndarray, float, bool]:

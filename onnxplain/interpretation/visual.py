@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onnxplain.engine.fields import receptive_fields
 from onnxplain.errors import FailureError, UsageError
-from onnxplain.files import atomic_file
+from onnxplain.files import atomic_file, reserve, written
 from onnxplain.graph.layers import Tensor
 from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.datasets import Dataset, read_dataset
@@ -69,20 +71,31 @@ class Visuals:
         FailureError
             The file is corrupt.
         """
-        path = Path(folder) / FILE
-        if not path.is_file():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(**{name: file[name] for name in file.files})
-        except BROKEN as error:
-            raise FailureError(f"{path} cannot be read: {error}") from error
+        found = _read(folder, [field.name for field in fields(cls)])
+        return None if found is None else cls(**found)
 
-    def average(self, place: int) -> np.ndarray | None:
-        """The average visualisation of a filter."""
-        at = int(np.searchsorted(self.filters, place))
-        found = at < len(self.filters) and self.filters[at] == place
-        return self.averages[at] if found else None
+
+def read_averages(folder: str | os.PathLike[str]) -> dict[int, np.ndarray] | None:
+    """The average visualisation of every relevant filter, without the crops; None where nothing was drawn.
+
+    Raises
+    ------
+    FailureError
+        The file is corrupt.
+    """
+    found = _read(folder, ["filters", "averages"])
+    return None if found is None else dict(zip(found["filters"].tolist(), found["averages"], strict=True))
+
+
+def _read(folder: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except BROKEN as error:
+        raise FailureError(f"{path} cannot be read: {error}") from error
 
 
 def visualise(
@@ -104,6 +117,8 @@ def visualise(
     ------
     UsageError
         The data set is another one, or the model takes no pictures.
+    FailureError
+        The disk of temporary files is full.
     """
     dataset = dataset if isinstance(dataset, Dataset) else read_dataset(Path(dataset))
     if dataset.ids != found.samples:
@@ -112,16 +127,16 @@ def visualise(
     contract = contract_for(dataset, model, preprocess)
     if len(model.inputs) != 1 or contract is None or not _takes_pictures(model.inputs[0], contract):
         raise UsageError(f"{model.label} takes no pictures: there is nothing to draw, the features stand all the same")
-    wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for place, rows in enumerate(found.top_samples):
-        for rank, row in enumerate(rows[rows >= 0].tolist()):
-            wanted[row].append((place, rank))
+    rows, width = found.top_samples.ravel(), found.top_samples.shape[1]
+    order = np.argsort(rows, kind="stable")
+    bounds = np.searchsorted(rows[order], np.arange(len(dataset) + 1))
     drawing = _Drawing(model, found, contract)
     for done, record in enumerate(dataset):
-        if done in wanted:
+        wanted = [divmod(spot, width) for spot in order[bounds[done] : bounds[done + 1]].tolist()]
+        if wanted:
             sample = load_record(record, model, contract)
             if isinstance(sample, Sample):
-                drawing.add(done, sample.feed, wanted[done])
+                drawing.add(done, sample.feed, wanted)
         if progress is not None:
             progress(done + 1, len(dataset))
     return drawing.finished()
@@ -133,16 +148,16 @@ def _takes_pictures(tensor: Tensor, contract: InputContract) -> bool:
 
 
 class _Drawing:
-    """Sums crops, sample by sample."""
+    """Sums crops, sample by sample; what grows with the number of filters stands in temporary files, mapped."""
 
     def __init__(self, model: Model, found: Interpretation, contract: InputContract) -> None:
         self.model = model
         self.found = found
         self.contract = contract
         count = len(found.relevant)
-        self.total = np.zeros((count, SIDE, SIDE, 3), np.float32)
-        self.seen = np.zeros((count, SIDE, SIDE, 1), np.float32)
-        self.crops = np.full((count, CROPS, SIDE, SIDE, 3), _UNSEEN, np.uint8)
+        self.total = _mapped((count, SIDE, SIDE, 3), np.float32)
+        self.seen = _mapped((count, SIDE, SIDE, 1), np.float32)
+        self.crops = _mapped((count, CROPS, SIDE, SIDE, 3), np.uint8)
         self.crop_samples = np.full((count, CROPS), -1, np.int64)
         self.field = np.zeros((count, 2), np.int64)
         located = [found.located(int(place)) for place in found.relevant]
@@ -164,7 +179,11 @@ class _Drawing:
 
     def finished(self) -> Visuals:
         """The averages of everything that was added."""
-        averages = _mean(self.total, self.seen)
+        averages = _mapped(self.total.shape, np.uint8)
+        for average, total, seen in zip(averages, self.total, self.seen, strict=True):
+            average[:] = _mean(total, seen)
+        for crops, samples in zip(self.crops, self.crop_samples, strict=True):
+            crops[samples < 0] = _UNSEEN
         return Visuals(self.found.relevant, averages, self.crops, self.crop_samples, self.field)
 
     def _enter(self, place: int, rank: int, row: int, crop: np.ndarray, inside: np.ndarray, size: np.ndarray) -> None:
@@ -203,6 +222,15 @@ class _Drawing:
         value = np.clip((value - low) / np.maximum(high - low, 1e-12), 0, 1) * 255
         value = value[..., ::-1] if self.contract.colour.value == "BGR" else value
         return np.ascontiguousarray(np.broadcast_to(value, (*value.shape[:2], 3)), np.float32)
+
+
+def _mapped(shape: tuple[int, ...], kind: type[np.number[Any]]) -> np.ndarray:
+    """Zeros in a temporary file without a name, whose pages the system takes from memory where it needs that."""
+    if not shape[0]:
+        return np.zeros(shape, kind)
+    with written(tempfile.gettempdir()), tempfile.TemporaryFile() as file:
+        reserve(file, math.prod(shape) * np.dtype(kind).itemsize)
+        return np.memmap(file, kind, "r+", shape=shape)
 
 
 def _mean(total: np.ndarray, seen: np.ndarray) -> np.ndarray:

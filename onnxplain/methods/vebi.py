@@ -19,7 +19,7 @@ from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
 from onnxplain.graph.layout import channel_axis
 from onnxplain.interpretation.result import Interpretation
-from onnxplain.interpretation.visual import SIDE, Visuals
+from onnxplain.interpretation.visual import SIDE, read_averages
 from onnxplain.methods.gradients import signal_book
 from onnxplain.methods.job import Job
 from onnxplain.relevance.books import RuleBook
@@ -183,13 +183,11 @@ def _name(e: Explanation, known: Interpretation, picks: list[list[tuple[int, flo
             tensor, channel = known.named(place)
             index[sample, rank], scores[sample, rank] = place, score
             names[sample][rank] = f"{tensor}[{channel}]"
-    visuals = None if known.folder is None else Visuals.load(known.folder)
-    if visuals is not None:
+    averages = None if known.folder is None else read_averages(known.folder)
+    if averages is not None:
         drawn = np.full((*index.shape, SIDE, SIDE, 3), 255, np.uint8)
         for spot in np.argwhere(index >= 0):
-            average = visuals.average(int(index[tuple(spot)]))
-            if average is not None:
-                drawn[tuple(spot)] = average
+            drawn[tuple(spot)] = averages.get(int(index[tuple(spot)]), 255)
         e.extras["average"] = drawn
     e.extras |= {"feature_names": np.array(names, np.str_), "feature_index": index, "feature_scores": scores}
 

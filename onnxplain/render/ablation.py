@@ -28,7 +28,7 @@ def ablation_figure(found: Ablation) -> Figure:
     axes.plot(steps, random.mean(axis=0), "s-", color="#2166ac", label=f"random filters, {len(random)} draws")
     axes.plot(steps, 100 * found.relevant.mean(axis=0), "o-", color="#b2182b", label="relevant filters")
     axes.set_xticks(steps if len(steps) < 16 else steps[:: len(steps) // 8])
-    axes.set_xlabel("filters removed per class, at most as many as it has")
+    axes.set_xlabel("filters removed per class, relevant ones as far as it has them")
     axes.set_ylabel("class accuracy, %")
     axes.set_ylim(-2, 102)
     axes.legend(loc="best")

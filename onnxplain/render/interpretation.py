@@ -37,19 +37,17 @@ def write_pages(found: Interpretation, visuals: Visuals | None, folder: Path, ti
 
 def class_pictures(found: Interpretation, visuals: Visuals) -> Iterator[tuple[str, np.ndarray]]:
     """File name and picture of every class that has features."""
-    strips = _strips(visuals)
     for entry in found.classes:
         filters, _ = found.weights_of(entry.index)
         if filters.size:
             places = np.searchsorted(visuals.filters, filters)
             name = re.sub(r"[^\w.-]+", "_", entry.name or "")[:60]
-            yield f"{entry.index:04}{name and '-'}{name}.png", np.concatenate(strips[places])
+            yield f"{entry.index:04}{name and '-'}{name}.png", np.concatenate([_strip(visuals, row) for row in places])
 
 
 def page(found: Interpretation, visuals: Visuals | None, title: str) -> str:
     """The page; everything it shows stands in it as data, and none of it as markup."""
     used = len(found.samples) - len(found.skipped)
-    strips = None if visuals is None else _strips(visuals)
     settings = ", ".join(f"{name} {value}" for name, value in found.settings.items())
     document = {
         "title": title,
@@ -63,7 +61,7 @@ def page(found: Interpretation, visuals: Visuals | None, title: str) -> str:
             }
             for entry in found.classes
         ],
-        "features": {int(place): _feature(found, visuals, strips, row) for row, place in enumerate(found.relevant)},
+        "features": {int(place): _feature(found, visuals, row) for row, place in enumerate(found.relevant)},
     }
     text = json.dumps(document, separators=(",", ":"))
     for sign in "<>&":
@@ -72,15 +70,15 @@ def page(found: Interpretation, visuals: Visuals | None, title: str) -> str:
     return template.replace("@DATA@", text)
 
 
-def _feature(found: Interpretation, visuals: Visuals | None, strips: np.ndarray | None, row: int) -> dict[str, Any]:
+def _feature(found: Interpretation, visuals: Visuals | None, row: int) -> dict[str, Any]:
     filters, channel = found.located(int(found.relevant[row]))
     feature: dict[str, Any] = {
         "id": int(found.relevant[row]), "tensor": filters.tensor, "channel": channel,
         "op": f"{filters.op_type} {filters.layer}",
     }  # fmt: skip
-    if visuals is not None and strips is not None:
+    if visuals is not None:
         rows = [int(sample) for sample in visuals.crop_samples[row] if sample >= 0]
-        strip = strips[row]
+        strip = _strip(visuals, row)
         feature |= {
             "strip": _jpeg(strip),
             "tiles": strip.shape[1] // strip.shape[0],
@@ -91,11 +89,9 @@ def _feature(found: Interpretation, visuals: Visuals | None, strips: np.ndarray 
     return feature
 
 
-def _strips(visuals: Visuals) -> np.ndarray:
-    """filters x side x (1 + crops) side x 3: the average and the crops side by side."""
-    tiles = np.concatenate([visuals.averages[:, np.newaxis], visuals.crops], axis=1)
-    count, across, side = tiles.shape[:3]
-    return tiles.swapaxes(1, 2).reshape(count, side, across * side, 3)
+def _strip(visuals: Visuals, row: int) -> np.ndarray:
+    """side x (1 + crops) side x 3: the average and the crops of a filter side by side."""
+    return np.concatenate([visuals.averages[row], *visuals.crops[row]], axis=1)
 
 
 def _jpeg(rgb: np.ndarray) -> str:

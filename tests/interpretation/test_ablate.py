@@ -74,6 +74,10 @@ def test_without_its_filters_a_class_is_lost_and_without_others_it_stays(data: P
     np.testing.assert_allclose(result.random_score[0, :, 1], result.relevant_score[:, 0], rtol=1e-6)
     again = onnxplain.ablate(model, data, found, draws=2)
     np.testing.assert_array_equal(again.random, result.random)
+    more = onnxplain.ablate(model, data, found, draws=2, removals=5)
+    assert more.random.shape == (2, 3, 6)
+    np.testing.assert_array_equal(more.random[..., :2], result.random[..., :2])
+    np.testing.assert_array_equal(more.relevant[:, 1:], 0)
     few = onnxplain.ablate(model, data, found, draws=1, samples=2)
     assert few.samples.tolist() == [2] * 3
 
@@ -83,6 +87,18 @@ def test_random_filters_are_others_of_the_same_tensors(data: Path) -> None:
 
     model = onnxplain.load(net(), threads=1)
     found = onnxplain.interpret(model, data)
+    rounds = _Experiment(model, found, None, 1, 0, None, removals=9)
+    for index, drawn in rounds.random[0].items():
+        own = rounds.orders[index]
+        tensors = [found.named(int(place))[0] for place in own]
+        others = {tensor: 6 - tensors.count(tensor) for tensor in tensors}
+        wanted = [tensors[place % len(own)] for place in range(9)]
+        for place, (filter_, tensor) in enumerate(zip(drawn, wanted, strict=True)):
+            if wanted[:place].count(tensor) < others[tensor]:
+                assert found.named(int(filter_))[0] == tensor
+                assert filter_ not in [*own, *drawn[:place]]
+            else:
+                assert filter_ == -1
     experiment = _Experiment(model, found, None, 3, 0, None)
     for orders in experiment.random:
         for index, drawn in orders.items():
@@ -95,7 +111,7 @@ def test_random_filters_are_others_of_the_same_tensors(data: Path) -> None:
 def test_wrong_requests_are_answered(data: Path, tmp_path: Path) -> None:
     model = onnxplain.load(net(), threads=1)
     found = onnxplain.interpret(model, data, layers="conv")
-    with pytest.raises(UsageError, match="draws and samples"):
+    with pytest.raises(UsageError, match="draws, samples and removals"):
         onnxplain.ablate(model, data, found, draws=0)
     with pytest.raises(UsageError, match="predicted or given"):
         onnxplain.ablate(model, data, found, labels="true")

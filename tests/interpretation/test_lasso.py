@@ -25,7 +25,7 @@ def planted(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def solved(x: np.ndarray, classes: np.ndarray, mu: float, folder: Path) -> list[Solution]:
-    return list(solve(x, np.arange(len(x)), classes, mu, folder))
+    return list(solve(x, np.arange(len(x)), classes, mu))
 
 
 @pytest.mark.parametrize("mu", [10.0, 50.0, np.inf])

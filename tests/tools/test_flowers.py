@@ -11,6 +11,7 @@ import pytest
 
 from onnxplain.errors import UsageError
 from onnxplain.inputs.datasets import Dataset
+from onnxplain.metrics.truth import MaskTruth
 from onnxplain.resources import resource
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -300,6 +301,28 @@ def test_names_of_an8flower(tmp_path):
     assert read.data.ids == ("class2_img4_p1_r1.JPG", "deep/class2_img30_p5_r2.jpg", "class10_img2_p1_r1.jpg")
     assert read.data.labels == (0, 0, 1)
     assert read.plants.tolist() == [4, 30, 2]
+
+
+@pytest.mark.parametrize(
+    ("variant", "names"),
+    [
+        ("an8Flower_single_6c", ["class2_img30_p1_r2.jpg", "class6_img31_p5_r5.jpg"]),
+        ("an8Flower_double_12c", ["4/class4_img22_p3_r5.jpg", "12/class12_img1_p1_r1.jpg"]),
+    ],
+)
+def test_published_names_are_read_and_find_their_masks(variant, names, tmp_path):
+    """Names of the authors' demo; folders of classes as Keras reads them in jmaces/rde."""
+    square = np.zeros((16, 16), np.uint8)
+    square[4:10, 6:12] = 255
+    for folder in (variant, f"{variant}_MASK"):
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / name), square)
+    read = an8flower.read_an8flower(tmp_path / variant)
+    assert read.data.ids == tuple(names)
+    assert read.data.labels == (0, 1)
+    truth = MaskTruth(an8flower.masks_as_png(tmp_path / f"{variant}_MASK", tmp_path / "made"))
+    assert truth.check(read.data) == []
 
 
 def test_masks_as_jpeg_become_png(tmp_path):
