@@ -10,8 +10,8 @@ positive part of each map, in the window that the model sees. VEBI explains by f
 DATASET; without one it is left out.
 
 Prints the measures of the paper with 95 % bootstrap intervals over the pictures, the means of the others, then the
-differences of SISE to its rivals, picture by picture. A journal in the folder of -o keeps what is done, so that an
-interrupted run goes on there, and more methods cost only themselves.
+differences of SISE to its rivals and what lies above a centred Gaussian, picture by picture. A journal in the folder
+of -o keeps what is done, so that an interrupted run goes on there, and more methods cost only themselves.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ BOOKS = ("epsilon", "epsilon-alpha2-beta1-flat", "epsilon-gamma-box", "excitatio
 """Rule books of lrp that stand beside its own."""
 RIVALS = ("rise", "grad-cam")
 QUESTIONS = ("ebpg", "drop")
+LOCATED = ("ebpg", "miou", "bbox")
 
 
 def chosen(model: onnxplain.Model, preprocess: str | None, pictures: Path, count: int, seed: int) -> Dataset:
@@ -69,7 +70,7 @@ def judged(
     evaluate = partial(onnxplain.evaluate, model, metrics=METRICS, **asked)
     found = evaluate(methods=methods, options={name: own for name, own in options.items() if name in methods})
     variants = [
-        dataclasses.replace(evaluate(methods=["lrp"], options={"lrp": {"rules": book}})["lrp"], method=f"lrp, {book}")
+        dataclasses.replace(evaluate(methods=["lrp"], options={"lrp": {"rules": book}})["lrp"], method=f"lrp {book}")
         for book in books
     ]
     place = next((place for place, row in enumerate(found.rows, 1) if row.method == "lrp"), 0)
@@ -104,6 +105,13 @@ def lines(found: Evaluation, title: str) -> Iterator[str]:
             if {"sise", rival} <= names and (lead := found.difference("sise", rival, measure)) is not None:
                 interval = f"{lead.mean:+.1f} ({lead.low:+.1f} .. {lead.high:+.1f})"
                 yield f"- {measure}, sise - {rival}: {interval}, n = {lead.n}"
+    yield from (f"- {measure} above the Gaussian's, picture by picture: {ahead(found, measure)}" for measure in LOCATED)
+
+
+def ahead(found: Evaluation, measure: str) -> str:
+    """The methods that lead the centred Gaussian by an interval above 0, picture by picture."""
+    leads = {row.method: found.difference(row.method, "gaussian", measure) for row in found.rows}
+    return ", ".join(method for method, lead in leads.items() if lead is not None and lead.low > 0) or "none"
 
 
 def main() -> None:
