@@ -42,7 +42,7 @@ class Model:
         What the canonizers did.
     runtime : Runtime
     remarks : set of str
-        What checks of instrumented runs found worth telling.
+        What is worth telling of the instrumented runs carried out through this object; see :meth:`apart`.
     shared : Shared or None
         Of a model made by :meth:`sharing`.
     """
@@ -58,7 +58,7 @@ class Model:
         self.graph, self.changes = canonize(self.original_graph)
         self.sessions = SessionCache()
         self._original = original
-        self.checked: set[Any] = set()
+        self._checked: dict[Hashable, str | None] = {}
         self.remarks: set[str] = set()
         self.shared: Shared | None = None
 
@@ -104,6 +104,12 @@ class Model:
         firsts = {tensor.shape[0] if tensor.shape else None for tensor in self.inputs}
         first = next(iter(firsts)) if len(firsts) == 1 else None
         return first if isinstance(first, int) and first > 0 else None
+
+    def apart(self) -> Model:
+        """The same model over the same sessions, with remarks of its own: those of one call."""
+        model = copy.copy(self)
+        model.remarks = set()
+        return model
 
     def sharing(self, shared: Shared) -> Model:
         """The same model over the same sessions; passes over one sample are carried out once through it."""
@@ -202,14 +208,17 @@ class Model:
         values |= {t.name: np.asarray(feed[t.name]) for t in tensors if t.name in feed}
         if not wanted:
             return values
-        return values | self.once(("trace", *wanted), feed, lambda: self._exposed(wanted, feed))
+        key = ("trace", *wanted)
+        found = self.once(key, feed, lambda: self._exposed(key, feed))
+        self._recall(key)
+        return values | found
 
-    def _exposed(self, wanted: Sequence[str], feed: Feed) -> dict[str, np.ndarray]:
-        """The tensors ``wanted`` of one run, checked as :meth:`trace` says."""
+    def _exposed(self, key: tuple[str, ...], feed: Feed) -> dict[str, np.ndarray]:
+        """The tensors that ``key`` names, of one run, checked as :meth:`trace` says."""
+        wanted = key[1:]
         if {out.name for out in self.outputs}.issuperset(wanted):
             return self.plain.run(feed, wanted)
-        session = self.sessions.get(("trace", tuple(wanted)), lambda: self._tapped(wanted, feed))
-        return session.run(feed, wanted)
+        return self.sessions.get(key, lambda: self._tapped(key, feed)).run(feed, wanted)
 
     def resume(self, tensor: Tensor, value: np.ndarray, feed: Feed, output: Tensor) -> np.ndarray:
         """Run from an internal tensor on, which is given ``value``.
@@ -230,7 +239,7 @@ class Model:
         """
         key = ("resume", tensor.name, output.name)
         session = self.sessions.get(key, lambda: self._cut(tensor, output))
-        if key not in self.checked:
+        if key not in self._checked:
             true = self.trace([tensor, output], feed)
             found = session.run({**feed, tensor.name: true[tensor.name]}, [output.name])
             problem = _difference(found, {output.name: true[output.name]})
@@ -239,45 +248,55 @@ class Model:
                     f"{self.label}: the graph cut at {tensor.name!r} gives another {output.name!r}, "
                     f"by {problem[1]:.3g} (largest value {problem[2]:.3g})"
                 )
-            self.checked.add(key)
+            self._checked[key] = None
         return session.run({**feed, tensor.name: value}, [output.name])[output.name]
 
     def _cut(self, tensor: Tensor, output: Tensor) -> Session:
         model, weights = graph_model(self.graph, [output], given=[tensor])
         return Session(model, self.runtime, weights, label=self.label)
 
-    def verify(self, found: Feed, feed: Feed, expected: Feed | None = None) -> None:
-        """Compare the outputs of an instrumented run with the plain run's.
+    def check(self, key: Hashable, feed: Feed, run: Callable[[], Feed]) -> None:
+        """Compare the outputs of an instrumented run with the plain run's, once per instrumented graph.
 
         Quantized graphs that onnxruntime's optimiser fuses into integer kernels may round otherwise than the graph as
         written: there the instrumented run must equal the run without optimisation, and ``remarks`` says how
-        far the two differ.
+        far the two differ, whenever that graph is used.
 
         Parameters
         ----------
-        found : mapping of str to numpy.ndarray
-            Outputs of the instrumented run.
+        key : hashable
+            Of the instrumented graph.
         feed : mapping of str to numpy.ndarray
-        expected : mapping of str to numpy.ndarray, optional
-            The outputs of the plain run, where they are known already.
+        run : callable
+            Gives the outputs of the instrumented run on ``feed``; called where they have not been compared yet.
 
         Raises
         ------
         FailureError
             The instrumented graph computes something else than the file.
         """
-        problem = _difference(found, self._expected(feed) if expected is None else expected)
+        if key not in self._checked:
+            self._checked[key] = self._compared(run(), feed, self._expected(feed))
+        self._recall(key)
+
+    def _recall(self, key: Hashable) -> None:
+        remark = self._checked.get(key)
+        if remark is not None:
+            self.remarks.add(remark)
+
+    def _compared(self, found: Feed, feed: Feed, expected: Feed) -> str | None:
+        """What is worth telling of outputs of an instrumented run; raises as :meth:`check`."""
+        problem = _difference(found, expected)
         if problem is None:
-            return
+            return None
         name, difference, scale = problem
         said = f"{difference:.3g} (largest value {scale:.3g})"
         quantized = any(layer.op_type == "QuantizeLinear" for layer in self.graph.layers)
         if quantized and _difference(found, self._unoptimized.run(feed)) is None:
-            self.remarks.add(
+            return (
                 "where a method reads values before they are quantized, it explains the quantized graph as written; "
                 f"onnxruntime's integer kernels change output {name!r} by {said}"
             )
-            return
         raise FailureError(
             f"{self.label}: output {name!r} of the instrumented graph differs from the plain run by {said}; "
             "try optimization='basic' in onnxplain.load"
@@ -292,14 +311,14 @@ class Model:
         session = self.sessions.find("plain") or self._plain_session(lean=True)
         return session.run(feed)
 
-    def _tapped(self, names: Sequence[str], feed: Feed) -> Session:
-        """A session with the tensors exposed that gives the outputs of the plain run; that comes first and is over."""
+    def _tapped(self, key: tuple[str, ...], feed: Feed) -> Session:
+        """A session with tensors exposed that gives the outputs of the plain run; that comes first and is over."""
         expected = self._expected(feed)
-        tensors = [self.graph.tensors[name] for name in names]
+        tensors = [self.graph.tensors[name] for name in key[1:]]
         outputs = [out for out in self.outputs if out.value is None]
         model, weights = graph_model(self.graph, list(dict.fromkeys([*tensors, *outputs])))
         session = Session(model, self.runtime, weights, label=self.label)
-        self.verify(session.run(feed, [out.name for out in outputs]), feed, expected)
+        self._checked[key] = self._compared(session.run(feed, [out.name for out in outputs]), feed, expected)
         return session
 
     def recording(self, feed: Feed, target: Tensor, batch: int | None = None) -> Recording:
@@ -354,7 +373,6 @@ def _check_array(value: np.ndarray, tensor: Tensor) -> np.ndarray:
         and isinstance(tensor.shape[0], int)
         and tensor.shape[0] > 0
         and value.shape[0] % tensor.shape[0] == 0
-        and value.shape[1:] == tuple(value.shape[1:])
         and all(not isinstance(d, int) or s == d for s, d in zip(value.shape[1:], tensor.shape[1:], strict=True))
     )
     if not fits and not batch_split:

@@ -21,7 +21,7 @@ MODULES = {
 
 ORDER = (
     ("errors", "version"),
-    ("checks", "files", "origin", "resources"),
+    ("checks", "files", "origin", "resources", "wording"),
     ("saved",),
     ("graph",),
     ("engine.namespace",),

@@ -49,10 +49,8 @@ class Ablated:
             factors[each.tensor + _KEPT] = factor.reshape(shape).astype(self._dtype(each))
         key = ("ablated", self.target.name, tuple(each.tensor for each in self.filters))
         session = self.model.sessions.get(key, self._session)
-        if key not in self.model.checked:
-            whole = {name: np.ones_like(factor) for name, factor in factors.items()}
-            self.model.verify(session.run({**feed, **whole}), feed)
-            self.model.checked.add(key)
+        whole = {name: np.ones_like(factor) for name, factor in factors.items()}
+        self.model.check(key, feed, lambda: session.run({**feed, **whole}))
         return session.run({**feed, **factors}, [self.target.name])[self.target.name]
 
     def _dtype(self, filters: Filters) -> np.dtype[np.floating]:

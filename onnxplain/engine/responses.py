@@ -170,9 +170,7 @@ class Responses:
         """
         session = self.model.sessions.get(self._key, self._session)
         found = session.run(feed)
-        if self._key not in self.model.checked:
-            self.model.verify(found, feed)
-            self.model.checked.add(self._key)
+        self.model.check(self._key, feed, lambda: found)
         rows = [self._share(each, found[each.tensor + _ENERGY]) for each in self.filters]
         return found[self.target.name], np.concatenate(rows, axis=1)
 

@@ -21,6 +21,7 @@ from onnxplain.model import Feed, Model
 from onnxplain.ops.signs import nonnegative_tensors
 from onnxplain.relevance.plan import Plan
 from onnxplain.targets import Chosen, Target
+from onnxplain.wording import counted
 
 if TYPE_CHECKING:
     from onnxplain.engine.compiled import CompiledGraph
@@ -168,7 +169,7 @@ def _choose(
         return "compiled", (
             f"engine compiled: {'a GPU' if model.runtime.on_gpu else f'{count * work.repeats} passes'}",
         )
-    return "host", (f"engine host: {count} sample{'s' * (count > 1)}",)
+    return "host", (f"engine host: {counted(count, 'sample')}",)
 
 
 COMPILE_FROM = 16
@@ -310,9 +311,7 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
         raise FailureError(
             f"the rules of {plan.book!r} gave NaN or Inf; engine='host' names the layer, a larger epsilon may settle it"
         )
-    if key not in model.checked:
-        model.verify({target.output.name: found[target.output.name]}, feed)
-        model.checked.add(key)
+    model.check(key, feed, lambda: {target.output.name: found[target.output.name]})
     y = found[plan.target.name].astype(np.float32)
     if target.predicted:
         weights = target.weights(y)

@@ -92,7 +92,7 @@ def explain(
     FailureError
         NaN or Inf, or an instrumented graph that disagrees with the file.
     """
-    model = model if isinstance(model, Model) else load(model)
+    model = (model if isinstance(model, Model) else load(model)).apart()
     taken = check_method(method, options, rules)
     book = rules or taken.rules
     kept = tuple(model.tensor(name) for name in ([at] if isinstance(at, str) else at))
