@@ -12,6 +12,7 @@ from onnxplain.cli.interpret import DatasetPath
 from onnxplain.cli.output import Output, json_text, table
 from onnxplain.errors import FailureError
 from onnxplain.files import atomic_folder, check_writable
+from onnxplain.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -76,6 +77,8 @@ def ablate(
         (made / "ablation.json").write_text(text, encoding="utf-8")
     for identity, reason in found.skipped:
         out.complain(f"{identity} skipped: {reason}")
+    for note in found.notes:
+        out.note(note)
     out.result("onnxplain.ablate/1", document, lambda: _lines(found, str(folder)))
     return FailureError.exit_status if found.skipped else 0
 
@@ -83,7 +86,8 @@ def ablate(
 def _lines(found: Ablation, folder: str) -> Iterator[RenderableType]:
     from onnxplain.interpretation.ablate import curve
 
-    yield f"{len(found.classes)} classes, {int(found.samples.sum())} samples -> {folder}/ablation.png"
+    classes, samples = counted(len(found.classes), "class"), counted(int(found.samples.sum()), "sample")
+    yield f"{classes}, {samples} -> {folder}/ablation.png"
     relevant, others = found.relevant_score.mean(axis=0), found.random_score.mean(axis=(0, 1))
     rows = [
         (step, f"{a:.1%}", f"{b:.1%}", f"{c:.1%}", f"{relevant[step]:.4g}", f"{others[step]:.4g}")
@@ -99,4 +103,4 @@ def _lines(found: Ablation, folder: str) -> Iterator[RenderableType]:
     ]  # fmt: skip
     yield table(["class", "", "samples", "filters", "intact", "without them", "without random ones"], each[:_SHOWN])
     if len(each) > _SHOWN:
-        yield f"and {len(each) - _SHOWN} more classes in {folder}/ablation.json"
+        yield f"and {counted(len(each) - _SHOWN, 'more class')} in {folder}/ablation.json"

@@ -12,6 +12,7 @@ from onnxplain.cli import options
 from onnxplain.cli.output import Output, table
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.files import check_writable
+from onnxplain.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -108,8 +109,7 @@ def _drawn(
 
 
 def _lines(found: Interpretation, folder: str) -> Iterator[RenderableType]:
-    count, total = len(found.samples) - len(found.skipped), int(found.offsets[-1])
-    yield f"{total} filters in {len(found.filters)} tensors, {count} samples -> {folder}/index.html"
+    yield f"{found.extent} -> {folder}/index.html"
     used = [entry for entry in found.classes if entry.samples]
     features = found.features
     rows = []
@@ -120,4 +120,4 @@ def _lines(found: Interpretation, folder: str) -> Iterator[RenderableType]:
         rows.append((entry.index, entry.name or "", entry.samples, len(own), named + more))
     yield table(["class", "", "samples", "features", "the strongest"], rows)
     if len(used) > _SHOWN_CLASSES:
-        yield f"and {len(used) - _SHOWN_CLASSES} more classes in {folder}/interpretation.json"
+        yield f"and {counted(len(used) - _SHOWN_CLASSES, 'more class')} in {folder}/interpretation.json"

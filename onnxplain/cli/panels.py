@@ -12,6 +12,7 @@ from onnxplain.explanation import Explanation
 from onnxplain.inputs.loaders import Sample
 from onnxplain.render.figure import map_figure
 from onnxplain.render.heatmap import heatmap, overlay
+from onnxplain.wording import counted
 
 PERCENTILE = 99.5
 """Where the colours of the relevance of single pixels end; a few strong ones would leave all others white."""
@@ -71,7 +72,7 @@ def block_panels(e: Explanation, name: str, index: int, sample: Sample) -> list[
     place = 0 if sample.picture is None else 1
     blocks = [
         (
-            f"{count.tensor}: {count.used[index]} mask{'s' * (count.used[index] != 1)}",
+            f"{count.tensor}: {counted(count.used[index], 'mask')}",
             heatmap(_placed(e.extras[f"block/{count.tensor}"][index], sample)),
         )
         for count in e.masks

@@ -141,6 +141,15 @@ class InputContract:
         """Rows of item, value and origin, for printing."""
         return [(name, _text(item.value), item.origin) for name, item in self.items.items()]
 
+    @property
+    def preparation(self) -> str:
+        """How pictures are prepared, in one sentence, with the origin of every item."""
+        stated: dict[str, list[str]] = {}
+        for name, value, origin in self.describe():
+            if name != "labels":
+                stated.setdefault(origin, []).append(f"{name} {value}")
+        return "pictures: " + "; ".join(f"{', '.join(items)} ({origin})" for origin, items in stated.items())
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: per item its value and its origin."""
         values = {name: _plain(item.value) for name, item in self.items.items()}
@@ -214,7 +223,7 @@ def _flag_items(
         grey = graph.get("colour", Item(None, "")).value == "GRAY"
         found = preset(str(preprocess), 1 if grey else None)
     if labels is not None:
-        found["labels"] = Item(read_labels(Path(labels)), f"--labels {labels}")
+        found["labels"] = Item(read_labels(Path(labels)), f"file {labels}")
     return found
 
 

@@ -118,13 +118,22 @@ def contract_for(
     UsageError
         The data set holds pictures and the contract is incomplete, or the model takes several inputs.
     """
-    pictures = any(not identity.lower().endswith(_ARRAYS) for identity in dataset.ids) and not dataset.holds_arrays
+    pictures = _holds_pictures(dataset)
     if not pictures and (labels is None and preprocess is None) and len(model.inputs) != 1:
         return None
     contract = discover(model, model.inputs[0].name, preprocess=preprocess, labels=labels, output_name=output_name)
     if pictures:
         _check_pictures(model, contract)
     return contract
+
+
+def preparation(dataset: Dataset, contract: InputContract | None) -> tuple[str, ...]:
+    """How the pictures of a data set are prepared, as a note; none where it holds arrays only."""
+    return (contract.preparation,) if contract is not None and _holds_pictures(dataset) else ()
+
+
+def _holds_pictures(dataset: Dataset) -> bool:
+    return not dataset.holds_arrays and any(not identity.lower().endswith(_ARRAYS) for identity in dataset.ids)
 
 
 def find_inputs(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

@@ -15,7 +15,7 @@ from onnxplain.engine.ablated import Ablated
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.datasets import Dataset, read_dataset
-from onnxplain.inputs.loaders import Sample, Skipped, contract_for, load_record
+from onnxplain.inputs.loaders import Sample, Skipped, contract_for, load_record, preparation
 from onnxplain.interpretation.interpret import GROUP, LABELS, given_classes, of_one_shape, stacked
 from onnxplain.interpretation.result import Interpretation
 from onnxplain.model import Model, load
@@ -44,6 +44,8 @@ class Ablation:
         The same for the mean score of the class, which falls where the accuracy does not yet.
     skipped : tuple of (str, str)
     settings : dict
+    notes : tuple of str
+        What was assumed.
     """
 
     classes: tuple[int, ...]
@@ -56,6 +58,7 @@ class Ablation:
     random_score: np.ndarray
     skipped: tuple[tuple[str, str], ...]
     settings: dict[str, Any]
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -82,6 +85,7 @@ class Ablation:
                 "random_score": self.random_score.mean(axis=(0, 1)).tolist(),
             },
             "skipped": [{"sample": identity, "error": reason} for identity, reason in self.skipped],
+            "notes": self.notes,
         }
 
 
@@ -153,7 +157,7 @@ def ablate(
         "dataset": str(dataset.source), "labels": labels, "draws": draws, "seed": seed, "samples": samples,
         "removals": removals,
     }  # fmt: skip
-    return experiment.finished(names, settings)
+    return experiment.finished(names, settings, preparation(dataset, experiment.contract))
 
 
 class _Experiment:
@@ -221,7 +225,7 @@ class _Experiment:
         np.add.at(self.right[which, :, step], classes, scores.argmax(axis=1) == classes)
         np.add.at(self.score[which, :, step], classes, scores[np.arange(len(classes)), classes])
 
-    def finished(self, names: Sequence[str | None], settings: dict[str, Any]) -> Ablation:
+    def finished(self, names: Sequence[str | None], settings: dict[str, Any], notes: tuple[str, ...]) -> Ablation:
         """Shares of what was counted."""
         chosen = np.flatnonzero(self.counts)
         if not chosen.size:
@@ -232,7 +236,7 @@ class _Experiment:
             tuple(chosen.tolist()), tuple(names[int(index)] for index in chosen), self.counts[chosen],
             np.array([len(self.orders[int(index)]) for index in chosen]), share[0], share[1:],
             score[0], score[1:],
-            tuple(self.skipped), settings,
+            tuple(self.skipped), settings, notes,
         )  # fmt: skip
 
     def _takes(self, index: int) -> bool:

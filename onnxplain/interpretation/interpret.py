@@ -18,12 +18,13 @@ from onnxplain.engine.responses import Responses, find_filters
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.datasets import Dataset, Record, read_dataset
-from onnxplain.inputs.loaders import Sample, Skipped, contract_for, load_record
+from onnxplain.inputs.loaders import Sample, Skipped, contract_for, load_record, preparation
 from onnxplain.interpretation.lasso import CHUNK, solve
 from onnxplain.interpretation.result import ClassEntry, Interpretation, ranked
 from onnxplain.interpretation.store import ResponseStore
 from onnxplain.model import Model, load
 from onnxplain.targets import Target, parse_target
+from onnxplain.wording import counted
 
 GROUP = 16
 """Samples that go through the model at once."""
@@ -151,7 +152,6 @@ class Survey:
 
     def __post_init__(self) -> None:
         first = self._first()
-        self.notes = () if first.picture is None or self.contract is None else (prepared(self.contract),)
         feed = self.model.check_feed({name: value[:1] for name, value in first.feed.items()})
         filters = find_filters(self.model, self.target.tensor, feed, self.layers)
         self.responses = Responses(self.model, self.target.tensor, filters)
@@ -283,17 +283,8 @@ def _interpretation(
         classes,
         tuple(skipped),
         settings,
-        (*survey.notes, *_notes(solutions, counts, skipped, mu)),
+        (*preparation(survey.dataset, survey.contract), *_notes(solutions, counts, skipped, mu)),
     )  # fmt: skip
-
-
-def prepared(contract: InputContract) -> str:
-    """How pictures were prepared, in words, with the origin of every item."""
-    stated: dict[str, list[str]] = {}
-    for name, value, origin in contract.describe():
-        if name != "labels":
-            stated.setdefault(origin, []).append(f"{name} {value}")
-    return "pictures: " + "; ".join(f"{', '.join(items)} ({origin})" for origin, items in stated.items())
 
 
 def _notes(solutions: dict[int, Any], counts: np.ndarray, skipped: Sequence[Any], mu: float) -> Iterator[str]:
@@ -309,7 +300,7 @@ def _notes(solutions: dict[int, Any], counts: np.ndarray, skipped: Sequence[Any]
     if len(solutions) == 1:
         yield "all samples count to one class: its features tell nothing from other classes"
     if skipped:
-        yield f"{len(skipped)} sample{'s' * (len(skipped) > 1)} skipped, the first {skipped[0][0]}"
+        yield f"{counted(len(skipped), 'sample')} skipped, the first {skipped[0][0]}"
 
 
 def strongest(x: np.ndarray, rows: np.ndarray, filters: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

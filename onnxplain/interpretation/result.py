@@ -15,6 +15,7 @@ from onnxplain.errors import UsageError
 from onnxplain.model import Model
 from onnxplain.saved import opened, save
 from onnxplain.version import __version__
+from onnxplain.wording import counted
 
 SCHEMA = "onnxplain.interpretation/1"
 
@@ -129,6 +130,12 @@ class Interpretation:
         for index, place, weight in zip(self.class_of, self.filter_of, self.weights, strict=True):
             found[int(index)].append(Feature(*self.named(int(place)), float(weight)))
         return Features(found, {entry.index: entry.name for entry in self.classes})
+
+    @property
+    def extent(self) -> str:
+        """How much was looked at, in words."""
+        samples = counted(len(self.samples) - len(self.skipped), "sample")
+        return f"{counted(int(self.offsets[-1]), 'filter')} in {counted(len(self.filters), 'tensor')}, {samples}"
 
     @property
     def offsets(self) -> np.ndarray:

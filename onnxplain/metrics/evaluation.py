@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -18,7 +17,7 @@ from onnxplain.engine.scores import Kind
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
 from onnxplain.inputs.datasets import Dataset, Record, read_dataset
 from onnxplain.inputs.journal import Journal
-from onnxplain.inputs.loaders import Skipped, contract_for, load_record
+from onnxplain.inputs.loaders import Skipped, contract_for, load_record, preparation
 from onnxplain.methods.table import METHODS, check_method
 from onnxplain.metrics.judging import TRIVIAL, Evidence, Judge, Scene, Settings
 from onnxplain.metrics.measures import CURVES, MEASURES, PUBLISHED, Measure
@@ -129,7 +128,7 @@ def evaluate(
     chosen = parse_target(model.graph, None, output, keep_softmax=True).output
     if chosen not in model.outputs:
         raise UsageError(f"{chosen.name!r} is no output of the model, and an evaluation compares its answers")
-    notes = [] if truth is None else truth.check(dataset)
+    notes = [*preparation(dataset, contract), *([] if truth is None else truth.check(dataset))]
     judge = Judge(model, chosen, contract, measures, names, truth, settings)
     named = [_named(*record, dataset, truth) for record in zip(dataset.ids, dataset.labels, strict=True)]
     if settings.target == "truth" and not any(named):
@@ -297,7 +296,7 @@ def _job(judge: Judge, dataset: Dataset) -> dict[str, Any]:
     """Everything but the method that a record depends on."""
     table = judge.names.table
     return {
-        "model": _digest(judge.model),
+        "model": judge.model.digest,
         "data": dataset.fingerprint,
         "truth": judge.truth and judge.truth.fingerprint,
         "classes": table and {name: sorted(indices) for name, indices in table.items()},
@@ -306,16 +305,6 @@ def _job(judge: Judge, dataset: Dataset) -> dict[str, Any]:
         "measures": [measure.name for measure in judge.measures],
         **asdict(judge.settings),
     }
-
-
-def _digest(model: Model) -> str:
-    found = hashlib.sha256()
-    if model.path is None:
-        found.update(model.file.proto.SerializeToString(deterministic=True))
-    for path in () if model.path is None else (model.path, *model.file.identity.external):
-        with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from onnxplain.inputs.pictures import Geometry, picture_size, read_picture
 from onnxplain.inputs.text import read_text
 from onnxplain.metrics.box_files import read_truth
 from onnxplain.metrics.boxes import Boxes, box_mask, image_key
+from onnxplain.wording import counted
 
 _MAP_BYTES = 16 << 20
 _SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -304,4 +305,4 @@ def _bright(path: Path) -> NDArray[np.bool_]:
 
 def _told(names: Sequence[str], why: str) -> list[str]:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return [f"{len(names)} pictures {why} have no truth: {shown}"] if names else []
+    return [f"no truth for {counted(len(names), 'picture')} {why}: {shown}"] if names else []

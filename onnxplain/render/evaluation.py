@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from html import escape
 
+from onnxplain import wording
 from onnxplain.metrics.measures import Measure
 from onnxplain.metrics.results import Evaluation, Row
 from onnxplain.metrics.statistics import Estimate, Measured
@@ -52,8 +53,7 @@ def seconds(row: Row) -> str:
 
 def counted(evaluation: Evaluation) -> str:
     """How many pictures there are, in words."""
-    count = len(evaluation.samples)
-    return f"{count} picture{'s' * (count != 1)}"
+    return wording.counted(len(evaluation.samples), "picture")
 
 
 def best(evaluation: Evaluation, measure: Measure) -> frozenset[str]:

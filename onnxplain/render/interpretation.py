@@ -47,12 +47,10 @@ def class_pictures(found: Interpretation, visuals: Visuals) -> Iterator[tuple[st
 
 def page(found: Interpretation, visuals: Visuals | None, title: str) -> str:
     """The page; everything it shows stands in it as data, and none of it as markup."""
-    used = len(found.samples) - len(found.skipped)
     settings = ", ".join(f"{name} {value}" for name, value in found.settings.items())
     document = {
         "title": title,
-        "about": f"{int(found.offsets[-1])} filters in {len(found.filters)} tensors, {used} samples; {settings}; "
-        f"model {found.digest[:16]}",
+        "about": f"{found.extent}; {settings}; model {found.digest[:16]}",
         "notes": list(found.notes),
         "classes": [
             {

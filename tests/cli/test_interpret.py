@@ -34,8 +34,10 @@ def written(tmp_path: Path) -> tuple[str, str]:
 def test_interpret_says_what_each_class_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net, data = written(tmp_path)
     assert main(["interpret", net, data, "--labels", "given", "-o", str(tmp_path / "out")]) == 0
-    shown = capsys.readouterr().out
-    assert "filters in" in shown
+    assert capsys.readouterr().out.startswith("6 filters in 3 tensors, 20 samples -> ")
+    assert main(["interpret", net, data, "--layers", "conv", "-o", str(tmp_path / "conv")]) == 0
+    assert capsys.readouterr().out.startswith("2 filters in 1 tensor, 20 samples -> ")
+    assert "2 filters in 1 tensor, 20 samples; " in (tmp_path / "conv" / "index.html").read_text()
     assert main(["interpret", net, data, "-o", str(tmp_path / "out"), "--mu", "2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "onnxplain.interpret/1"

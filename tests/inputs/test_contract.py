@@ -152,6 +152,7 @@ def test_a_file_of_labels_beside_the_sidecar(build, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('["w", "x", "y", "z"]')
     flagged = discover(model, "x", labels=tmp_path / "other.json")
     assert flagged.labels.value == ("w", "x", "y", "z")
+    assert flagged.labels.origin == f"file {tmp_path / 'other.json'}"  # verbs call the option differently
 
 
 def test_image_metadata_whatever_its_case(build) -> None:

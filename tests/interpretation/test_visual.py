@@ -62,12 +62,19 @@ def drawn(built: Path) -> tuple[onnxplain.Interpretation, Visuals]:
     return found, visualise(model, found, built / "pictures")
 
 
+def test_how_pictures_were_prepared_is_said(built: Path, drawn: tuple[onnxplain.Interpretation, Visuals]) -> None:
+    found, _ = drawn
+    assert found.notes[0].startswith("pictures: layout NCHW, colour RGB, size 24, 24,")
+    assert found.notes[0].endswith("(sidecar net.onnxplain.toml)")
+    model = onnxplain.load(built / "net.onnx", threads=1)
+    ablation = onnxplain.ablate(model, built / "pictures", found, draws=1, samples=1)
+    assert ablation.notes == found.notes[:1]
+
+
 def test_crops_are_the_patches_that_filters_answer_to(drawn: tuple[onnxplain.Interpretation, Visuals]) -> None:
     found, visuals = drawn
     assert [found.named(int(place)) for place in visuals.filters] == [("r", 0), ("r", 1), ("r", 2)]
     assert visuals.field.tolist() == [[4, 4]] * 3
-    assert found.notes[0].startswith("pictures: layout NCHW, colour RGB, size 24, 24,")
-    assert found.notes[0].endswith("(sidecar net.onnxplain.toml)")
     for channel in range(3):
         colour = np.full(3, 30)
         colour[channel] = 255

@@ -159,9 +159,10 @@ def test_class_without_box(place: Path) -> None:
     assert seen.tolist() == [False, True, False, False, True]
     assert np.isfinite(found["gradient"].measured["drop"].values).all()
     assert found.targets == (1,) * 5
-    assert found.notes == (
-        "3 of 5 pictures show nothing of the explained class by the ground truth and do not count in ebpg",
-    )
+    prepared, missing = found.notes
+    assert prepared.startswith("pictures: layout NCHW (")
+    assert prepared.endswith("resize stretch, range 0, 1, mean 0, std 1 (sidecar net.onnxplain.toml)")
+    assert missing == "3 of 5 pictures show nothing of the explained class by the ground truth and do not count in ebpg"
 
 
 def test_the_class_that_the_boxes_name(place: Path, tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_a_method_that_fails_on_a_picture(place: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setitem(METHODS, "gradient", replace(real, explain=sometimes))
     found = judged(place, "gradient", metrics=["drop"])
-    assert found.notes == ("gradient failed on 1 of 5 pictures: no gradient today",)
+    assert found.notes[1:] == ("gradient failed on 1 of 5 pictures: no gradient today",)
     assert np.isfinite(found["gradient"].measured["drop"].values).tolist() == [True, False, True, True, True]
     assert np.isfinite(found["random"].measured["drop"].values).all()
 

@@ -66,7 +66,7 @@ def test_boxes_outside_their_picture(tmp_path: Path, pictures: Dataset, row: str
 
 def test_pictures_are_found_by_their_last_name_too(tmp_path: Path, pictures: Dataset) -> None:
     truth = boxes(tmp_path, "JPEGImages/a.jpg,1,0,0,9,9", "b.jpg,1,0,0,9,9")
-    assert truth.check(pictures) == [f"1 pictures not in {tmp_path / 'boxes.csv'} have no truth: a.png"]
+    assert truth.check(pictures) == [f"no truth for 1 picture not in {tmp_path / 'boxes.csv'}: a.png"]
     assert truth.names("some/folder/b.png") == {"1"}
     with pytest.raises(UsageError, match=r"knows none of the 2 pictures, such as 'a.png'; its names look like 'x.jpg'"):
         boxes(tmp_path, "x.jpg,1,0,0,9,9").check(pictures)
@@ -87,14 +87,14 @@ def test_masks(tmp_path: Path, pictures: Dataset) -> None:
     bright[4:8, 12:20] = 255
     Image.fromarray(bright).save(folder / "a_mask.png")
     truth = MaskTruth(folder)
-    assert truth.check(pictures) == [f"1 pictures without a mask in {folder} have no truth: b.png"]
+    assert truth.check(pictures) == [f"no truth for 1 picture without a mask in {folder}: b.png"]
     seen = np.zeros((10, 10), bool)
     seen[2:4, 1:5] = True
     np.testing.assert_array_equal(truth.mask(sample("a.png"), (10, 10), Names(), 7), seen)
     assert truth.mask(sample("b.png"), (10, 10), Names(), 7) is None
     before = truth.fingerprint
     Image.new("L", (40, 20)).save(folder / "b.png")
-    assert MaskTruth(folder).check(pictures) == ["1 pictures with an empty mask have no truth: b.png"]
+    assert MaskTruth(folder).check(pictures) == ["no truth for 1 picture with an empty mask: b.png"]
     assert MaskTruth(folder).mask(sample("b.png"), (10, 10), Names(), 7) is None
     assert MaskTruth(folder).fingerprint != before
 
