@@ -256,7 +256,8 @@ class Judge:
         if target == "truth":
             asked = frozenset().union(*(self.names.indices(name) for name in named))
             if not asked:
-                raise FailureError(f"none of its classes ({', '.join(sorted(named)) or 'none named'}) is the model's")
+                said = f"none of its classes ({', '.join(sorted(named))}) is the model's"
+                raise FailureError(said if named else "neither boxes nor data set say which class it shows")
         wrong = next((index for index in sorted(asked) if not 0 <= index < scores.size), None)
         if wrong is not None or not asked:
             raise UsageError(

@@ -159,10 +159,9 @@ class BoxTruth:
         twice = next((place for place, count in places.items() if count > 1), None)
         if twice is not None:
             raise UsageError(f"{self.boxes.source}: {self.boxes.images[twice or 0]!r} stands for several pictures")
-        for record in dataset:
-            if record.path is not None:
-                self._inside(record.id, record.path)
-        return _told(unknown, "not in " + self.boxes.source)
+        cut = [record.id for record in dataset if record.path is not None and self._cut(record.id, record.path)]
+        said = _named(cut, "with a box that reaches beyond it, which is cut")
+        return _without_truth(unknown, "not in " + self.boxes.source) + said
 
     def names(self, identity: str) -> frozenset[str]:
         """Classes of the boxes of a picture."""
@@ -190,14 +189,15 @@ class BoxTruth:
         place = self._place(identity)
         return None if place is None else slice(int(self.boxes.starts[place]), int(self.boxes.starts[place + 1]))
 
-    def _inside(self, identity: str, path: Path) -> None:
+    def _cut(self, identity: str, path: Path) -> bool:
+        """Whether a box reaches more than a pixel beyond its picture; one wholly outside is refused."""
         rows = self._rows(identity)
         if rows is None or rows.start == rows.stop:
-            return
+            return False
         try:
             height, width = picture_size(path)
         except OnnxplainError:  # it will be reported when its turn comes
-            return
+            return False
         edges = self.boxes.edges()[rows]
         out = (edges[:, 0] >= width) | (edges[:, 1] >= height) | (edges[:, 2:] <= 0).any(axis=1)
         if out.any():
@@ -206,6 +206,7 @@ class BoxTruth:
                 f"{self.boxes.source}: box {box} of {identity!r} lies outside the picture of {width} x {height} "
                 "pixels; correct the box or its scale"
             )
+        return bool((edges[:, :2] < -1).any() or (edges[:, 2:] > (width + 1, height + 1)).any())
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ class MaskTruth:
                 f"{without[0]!r}; a mask is called as its picture, or with _mask behind the name"
             )
         empty = [name for name in dataset.ids if not self._holds_anything(name)]
-        return _told(without, f"without a mask in {self.folder}") + _told(empty, "with an empty mask")
+        return _without_truth(without, f"without a mask in {self.folder}") + _without_truth(empty, "with an empty mask")
 
     def names(self, identity: str) -> frozenset[str]:
         """Masks name no class."""
@@ -303,6 +304,11 @@ def _bright(path: Path) -> NDArray[np.bool_]:
     return np.asarray(read_picture(path).rgb.max(axis=2) > _HALF)
 
 
-def _told(names: Sequence[str], why: str) -> list[str]:
+def _without_truth(names: Sequence[str], why: str) -> list[str]:
+    return [f"no truth for {said}" for said in _named(names, why)]
+
+
+def _named(names: Sequence[str], what: str) -> list[str]:
+    """How many pictures, and the first of them, as a note; none for none."""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return [f"no truth for {counted(len(names), 'picture')} {why}: {shown}"] if names else []
+    return [f"{counted(len(names), 'picture')} {what}: {shown}"] if names else []

@@ -166,15 +166,18 @@ def test_class_without_box(place: Path) -> None:
 
 
 def test_the_class_that_the_boxes_name(place: Path, tmp_path: Path) -> None:
-    rows = [f"{number}.png,thing,{BOX}" for number in range(4)] + [f"4.png,unknown,{BOX}"]
+    rows = [f"{number}.png,thing,{BOX}" for number in range(3)] + [f"4.png,unknown,{BOX}"]
     (tmp_path / "boxes.csv").write_text("\n".join(["file,label,x1,y1,x2,y2", *rows]))
     (tmp_path / "map.json").write_text('{"thing": [1, 2]}')
     found = judged(
         place, "gradient", boxes=tmp_path / "boxes.csv", class_map=tmp_path / "map.json", target="truth"
     )  # fmt: skip
     # green and blue stand for it: where the picture is blue, blue; where neither has more, the first
-    assert found.targets == (1, 1, 2, 1, None)
-    assert found.skipped == {"4.png": "none of its classes (unknown) is the model's"}
+    assert found.targets == (1, 1, 2, None, None)
+    assert found.skipped == {
+        "3.png": "neither boxes nor data set say which class it shows",
+        "4.png": "none of its classes (unknown) is the model's",
+    }
 
 
 def test_class_folders_name_the_class(place: Path, tmp_path: Path) -> None:

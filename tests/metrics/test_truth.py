@@ -64,6 +64,11 @@ def test_boxes_outside_their_picture(tmp_path: Path, pictures: Dataset, row: str
         boxes(tmp_path, "b.png,1,39,19,60,60", row).check(pictures)
 
 
+def test_a_box_that_is_cut_by_its_picture_is_told(tmp_path: Path, pictures: Dataset) -> None:
+    truth = boxes(tmp_path, "a.png,1,30,5,60,9", "b.png,1,-0.4,0,40,20")
+    assert truth.check(pictures) == ["1 picture with a box that reaches beyond it, which is cut: a.png"]
+
+
 def test_pictures_are_found_by_their_last_name_too(tmp_path: Path, pictures: Dataset) -> None:
     truth = boxes(tmp_path, "JPEGImages/a.jpg,1,0,0,9,9", "b.jpg,1,0,0,9,9")
     assert truth.check(pictures) == [f"no truth for 1 picture not in {tmp_path / 'boxes.csv'}: a.png"]
