@@ -56,7 +56,8 @@ def rise(
     Returns
     -------
     Explanation
-        ``map``: the sum of score times mask, over ``keep`` times the number of masks; ``extras["masks"]`` that number.
+        ``map``, N x H x W: the sum of score times mask, over ``keep`` times the number of masks;
+        ``extras["masks"]``, N: that number.
     """
     check_count("masks", masks)
     check_count("cells", cells)
@@ -112,6 +113,16 @@ def occlusion(
     score : {"probability", "logit"}
     fill : float or list of float
         What the window shows, in the units of the preprocessed input; one value, or one per channel.
+
+    Returns
+    -------
+    Explanation
+        ``map``, N x H x W, in units of the score.
+
+    Raises
+    ------
+    UsageError
+        As of :func:`windows`.
     """
     started, samples, maps = time.perf_counter(), [], []
     for index, one in enumerate(asked(job, score, fill)):

@@ -40,7 +40,7 @@ def score_cam(
     Returns
     -------
     Explanation
-        ``map``: the positive part of the weighted sum, upsampled to the input; ``layers``; ``masks``.
+        ``map``, N x H x W: the positive part of the weighted sum, upsampled to the input; ``layers``; ``masks``.
     """
     started, samples, maps, counts = time.perf_counter(), [], [], []
     stages: list[Stage] = []

@@ -6,9 +6,9 @@ feature aggregation", AAAI 2021 (arXiv 2010.00672); Sudhakar et al., "Ada-SISE",
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -41,6 +41,33 @@ Fusion = Literal["hard", "soft"]
 Select = Callable[[Doubles], np.ndarray]
 """From the average gradient of every feature map of a layer to whether it becomes a mask."""
 Layers = str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What SISE found of one sample; lists have an entry per layer, from the finest on.
+
+    Attributes
+    ----------
+    asked : Asked
+    blocks : list of float64 array, H x W
+        The visualization maps.
+    selected, skipped, used : list of int
+        How many feature maps became masks, how many did not, and how many masks were used.
+    engine : str
+    """
+
+    asked: Asked
+    blocks: list[Doubles]
+    selected: list[int]
+    skipped: list[int]
+    used: list[int]
+    engine: str
+
+    def fused(self, gate: Callable[[Doubles], Doubles]) -> Doubles:
+        """The maps of the layers with masks as one."""
+        counted = zip(self.blocks, self.selected, strict=True)
+        return fuse([block for block, count in counted if count], gate, self.asked.size)
 
 
 def sise(
@@ -77,8 +104,8 @@ def sise(
     Returns
     -------
     Explanation
-        ``map``: the fused map; ``extras["block/TENSOR"]`` the visualization map of each layer in [0, 1]; ``layers``;
-        ``masks`` how many feature maps of each became masks.
+        ``map``, N x H x W: the fused map; ``extras["block/TENSOR"]``, N x H x W, float32: the visualization map of each
+        layer in [0, 1]; ``layers``; ``masks``: how many feature maps of each were selected as masks and skipped.
     """
     check_share("mu", mu, zero=True)
     return _explained(job, lambda a: above_share(a, mu), layers, fusion, score, temperature, fill, tolerance)
@@ -110,35 +137,38 @@ def _explained(
     check_number("temperature", temperature)
     gate = hard_gate if fusion == "hard" else lambda values: soft_gate(values, temperature)
     started = time.perf_counter()
-    samples, blocks, chosen, used, sizes, engine = [], [], [], [], [], "host"
+    found: list[_Found] = []
     stages: Sequence[Stage] = ()
     for index, one in enumerate(asked(job, score, fill)):
         stages = stages or _stages(job, one, layers)
-        features, gradients, engine = _features(job, one, stages)
-        picked = [np.flatnonzero(select(gradient)) for gradient in gradients]
-        advance = Counter(job, index, sum(map(len, picked)))
-        order = np.random.default_rng(job.seed).permutation if tolerance else np.asarray
-        found = [
-            visualization(one, planes, order(picks), advance, tolerance)
-            for planes, picks in zip(features, picked, strict=True)
-        ]
-        blocks.append([block for block, _ in found])
-        used.append([count for _, count in found])
-        samples.append(one)
-        chosen.append([len(picks) for picks in picked])
-        sizes.append([len(planes) for planes in features])
-    fused = [
-        fuse([block for block, count in zip(shown, counts, strict=True) if count], gate, samples[0].size)
-        for shown, counts in zip(blocks, chosen, strict=True)
-    ]
-    e = masked_explanation(job, samples, fused, started)
-    e.engine = engine
+        found.append(_sampled(job, index, one, stages, select, tolerance))
+    e = masked_explanation(job, [each.asked for each in found], [each.fused(gate) for each in found], started)
+    e.engine = found[-1].engine
     for place, stage in enumerate(stages):
-        e.extras[f"block/{stage.tensor.name}"] = np.stack([shown[place] for shown in blocks]).astype(np.float32)
-    if not all(map(any, chosen)):
+        e.extras[f"block/{stage.tensor.name}"] = np.stack([each.blocks[place] for each in found]).astype(np.float32)
+    if not all(any(each.selected) for each in found):
         e.notes += ("no feature map of any layer speaks for the target: there the map is zero",)
-    selected = np.array(chosen).T
-    return noted(e, stages, selected.tolist(), (np.array(sizes).T - selected).tolist(), np.array(used).T.tolist())
+    counts = np.array([(each.selected, each.skipped, each.used) for each in found])
+    return noted(e, stages, *counts.transpose(1, 2, 0).tolist())
+
+
+def _sampled(job: Job, index: int, one: Asked, stages: Sequence[Stage], select: Select, tolerance: float) -> _Found:
+    features, gradients, engine = _features(job, one, stages)
+    picked = [np.flatnonzero(select(gradient)) for gradient in gradients]
+    advance = Counter(job, index, sum(map(len, picked)))
+    order = np.random.default_rng(job.seed).permutation if tolerance else np.asarray
+    shown = [
+        visualization(one, planes, order(picks), advance, tolerance)
+        for planes, picks in zip(features, picked, strict=True)
+    ]
+    return _Found(
+        one,
+        blocks=[block for block, _ in shown],
+        selected=[len(picks) for picks in picked],
+        skipped=[len(planes) - len(picks) for planes, picks in zip(features, picked, strict=True)],
+        used=[count for _, count in shown],
+        engine=engine,
+    )
 
 
 def _stages(job: Job, one: Asked, layers: Layers) -> Sequence[Stage]:
@@ -162,7 +192,7 @@ def _features(job: Job, one: Asked, stages: Sequence[Stage]) -> tuple[list[Float
     plan = job.model.sessions.get(
         ("features", logits.name, tensors), lambda: make_plan(job.model.graph, logits, tensors, GRADIENT)
     )
-    work = dataclasses.replace(job.work, keep=tensors, ledger=False, repeats=len(job.feed[one.picture.name]))
+    work = replace(job.work, keep=tensors, ledger=False, repeats=len(job.feed[one.picture.name]))
     result = run_plan(job.model, plan, Target(logits, job.target.output, seed), one.feed, work)
     features, gradients = [], []
     for stage in stages:
@@ -196,7 +226,7 @@ def above_otsu(gradients: Doubles) -> np.ndarray:
 def visualization(
     one: Asked, planes: Floats, picks: np.ndarray, advance: Advance, tolerance: float
 ) -> tuple[Doubles, int]:
-    """The visualization map of a layer, masks weighted by score over area and scaled, and how many were used."""
+    """The visualization map of a layer, H x W in [0, 1], masks weighted by score over area; how many were used."""
     upsampled = Upsampled(planes, one.size)
 
     def draw(start: int, masks: Floats, areas: Doubles) -> None:
