@@ -61,12 +61,16 @@ def find_stages(model: Model, target: Tensor, feed: Feed) -> tuple[Stage, ...]:
     return _map_of(model, target, feed).stages
 
 
-def last_spatial(model: Model, target: Tensor, feed: Feed) -> Stage:
-    """The last tensor of features that still has places, as class activation maps take it.
+def last_spatial(model: Model, target: Tensor, feed: Feed, named: str | None = None) -> Stage:
+    """The last tensor of features that still has places, as class activation maps take it, or the one that is named.
 
-    Parameters and errors as of :func:`find_stages`.
+    Parameters and errors as of :func:`find_stages` and :func:`named_stages`.
     """
-    return find_stages(model, target, feed)[-1]
+    if named is None:
+        return find_stages(model, target, feed)[-1]
+    if not isinstance(named, str):
+        raise UsageError(f"layer must be the name of one tensor, not {named!r}")
+    return named_stages(model, target, feed, [named])[0]
 
 
 def named_stages(model: Model, target: Tensor, feed: Feed, names: Sequence[str]) -> tuple[Stage, ...]:

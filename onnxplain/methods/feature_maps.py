@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain.engine.run import Result
-from onnxplain.engine.stages import Stage, last_spatial, named_stages
+from onnxplain.engine.stages import Stage, last_spatial
 from onnxplain.errors import UnsupportedError, UsageError
 from onnxplain.explanation import Explanation
 from onnxplain.graph.layers import Tensor
@@ -55,12 +55,7 @@ class FeatureMaps:
         check_upsampling(upsampling)
         if not isinstance(relu, bool):
             raise UsageError(f"relu must be true or false, not {relu!r}")
-        if layer is None:
-            stage = last_spatial(job.model, job.target.tensor, job.feed)
-        elif isinstance(layer, str):
-            (stage,) = named_stages(job.model, job.target.tensor, job.feed, [layer])
-        else:
-            raise UsageError(f"layer must be the name of one tensor, not {layer!r}")
+        stage = last_spatial(job.model, job.target.tensor, job.feed, layer)
         return cls(job, stage, _sizes(job, stage), relu, upsampling)
 
     @property

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from onnxplain.engine.scores import Kind
-from onnxplain.engine.stages import Stage, last_spatial, named_stages
+from onnxplain.engine.stages import Stage, last_spatial
 from onnxplain.explanation import Explanation
 from onnxplain.methods.job import Job
 from onnxplain.methods.masking import (
@@ -45,7 +45,7 @@ def score_cam(
     started, samples, maps, counts = time.perf_counter(), [], [], []
     stages: list[Stage] = []
     for index, one in enumerate(asked(job, score, fill)):
-        stages = stages or [_stage(job, one, layer)]
+        stages = stages or [last_spatial(job.model, one.scores.logits, one.feed, layer)]
         tensor = stages[0].tensor
         features = feature_planes(job.model.trace([tensor], one.feed)[tensor.name], stages[0])
         scores = _scores(one, features, Counter(job, index, len(features)))
@@ -54,12 +54,6 @@ def score_cam(
         samples.append(one)
         counts.append(len(features))
     return noted(masked_explanation(job, samples, maps, started), stages, [counts], [[0] * len(counts)], [counts])
-
-
-def _stage(job: Job, one: Asked, layer: str | None) -> Stage:
-    if layer is None:
-        return last_spatial(job.model, one.scores.logits, one.feed)
-    return named_stages(job.model, one.scores.logits, one.feed, [layer])[0]
 
 
 def _scores(one: Asked, features: Floats, advance: Counter) -> Doubles:

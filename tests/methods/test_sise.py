@@ -249,6 +249,8 @@ def test_score_cam_is_its_formula() -> None:
     np.testing.assert_allclose(e.map("x")[0], expected, atol=1e-5 * expected.max())
     assert e.layers == ("c",)
     np.testing.assert_allclose(explain("plain", X[:1], "score-cam", target=2, layer="c").map("x"), e.map("x"))
+    with pytest.raises(UsageError, match="layer must be the name of one tensor"):
+        explain("plain", X[:1], "score-cam", layer=["c"])
 
 
 def test_early_stop() -> None:
