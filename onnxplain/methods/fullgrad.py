@@ -18,6 +18,7 @@ from onnxplain.methods.job import Job
 from onnxplain.methods.upsampling import check_upsampling, upsample
 from onnxplain.model import Feed
 from onnxplain.relevance.plan import Plan
+from onnxplain.wording import counted
 
 EPSILON = 1e-6
 """Added to the range of a part before dividing by it, as in the authors' code."""
@@ -77,6 +78,7 @@ def fullgrad(job: Job, absolute: bool = True, rescale: bool = True, upsampling: 
     e = replace(job, work=replace(job.work, keep=())).explanation(plan, joined(results))
     return replace(
         e,
+        notes=(*e.notes, f"gradients at the input and at what is added at {counted(len(layers), 'tensor')}"),
         maps={look.source.name: np.concatenate(maps)},
         layers=tuple(tensor.name for tensor in layers),
         at={tensor.name: np.concatenate([each[tensor] for each in kept]) for tensor in job.work.keep},

@@ -52,8 +52,10 @@ def seconds(row: Row) -> str:
 
 
 def counted(evaluation: Evaluation) -> str:
-    """How many pictures there are, in words."""
-    return wording.counted(len(evaluation.samples), "picture")
+    """How many pictures were measured, and how many could not be used, in words."""
+    skipped = len(evaluation.skipped)
+    used = wording.counted(len(evaluation.samples) - skipped, "picture")
+    return f"{used}, {skipped} more skipped" if skipped else used
 
 
 def best(evaluation: Evaluation, measure: Measure) -> frozenset[str]:

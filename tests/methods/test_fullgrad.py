@@ -108,6 +108,7 @@ def test_worked_by_hand() -> None:
     np.testing.assert_allclose(e.at["z"], [[[[-1, 0], [-1, 0]]]])
     np.testing.assert_allclose(e.map(), [[[1, 0], [3, 0]]])
     assert e.layers == ("z", "y")
+    assert e.notes[-1] == "gradients at the input and at what is added at 2 tensors"
     np.testing.assert_allclose(e.extras["shares"], [[6, -2, 3]])
     np.testing.assert_allclose(e.extras["completeness_gap"], [0], atol=1e-6)
     scaled = onnxplain.explain(data, x, "fullgrad", target=0)

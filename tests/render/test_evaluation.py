@@ -39,10 +39,11 @@ def test_best_names_all_that_tie_and_none_where_all_do(evaluation: Evaluation) -
 
 
 def test_pictures_are_counted_in_words(evaluation: Evaluation) -> None:
-    assert [counted(replace(evaluation, samples=samples)) for samples in (("x",), ("x", "y"))] == [
+    assert [counted(replace(evaluation, samples=samples, skipped={})) for samples in (("x",), ("x", "y"))] == [
         "1 picture",
         "2 pictures",
     ]
+    assert counted(replace(evaluation, samples=("x", "y"), skipped={"y": "none"})) == "1 picture, 1 more skipped"
 
 
 def test_csv(evaluation: Evaluation) -> None:
