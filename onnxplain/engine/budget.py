@@ -12,6 +12,11 @@ WEIGHTS_SHARE = 8
 """How often smaller the weights are to be than the tensors of a chunk, which reads them anew."""
 
 
+def samples_held(sample: int) -> int:
+    """The most samples whose tensors, of ``sample`` bytes each, fit into :data:`MEMORY_BUDGET`; at least one."""
+    return max(MEMORY_BUDGET // max(sample, 1), 1)
+
+
 def samples_at_once(total: int, largest: int, weights: int, on_gpu: bool = False, passes: int = 1) -> int:
     """The most samples that a pass should take.
 
@@ -28,7 +33,7 @@ def samples_at_once(total: int, largest: int, weights: int, on_gpu: bool = False
     passes : int
         How many passes go on at once.
     """
-    held = MEMORY_BUDGET // max(total * passes, 1)
+    held = samples_held(total * passes)
     if not on_gpu:
         held = min(held, max(CACHE_BUDGET // max(largest, 1), WEIGHTS_SHARE * weights // max(total, 1)))
     return max(held, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,11 @@ class Recording:
 
     shapes: Mapping[Tensor, tuple[int, ...]]
     values: Mapping[Tensor, np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors of the run together, in float32."""
+        return 4 * sum(math.prod(shape) for shape in self.shapes.values())
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         """The shape of a tensor in this run."""

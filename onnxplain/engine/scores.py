@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain.checks import check_count
-from onnxplain.engine.budget import MEMORY_BUDGET
+from onnxplain.engine.budget import samples_held
 from onnxplain.errors import UsageError
 from onnxplain.graph.layers import Layer, Tensor
 from onnxplain.model import Feed, Model
@@ -150,9 +150,7 @@ class ClassScores:
         return {name: copies, **{other: np.repeat(value, len(copies), axis=0) for other, value in others.items()}}
 
     def _fitting(self) -> int:
-        recording = self.model.recording(self.feed, self.output, 1)
-        sample = 4 * sum(math.prod(shape) for shape in recording.shapes.values())
-        return int(min(MOST, max(1, MEMORY_BUDGET // max(sample, 1))))
+        return min(MOST, samples_held(self.model.recording(self.feed, self.output, 1).size))
 
 
 def closing(output: Tensor) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxplain.engine.budget import samples_held
 from onnxplain.engine.responses import Responses, find_filters
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.inputs.contract import InputContract
@@ -27,7 +28,7 @@ from onnxplain.targets import Target, parse_target
 from onnxplain.wording import counted
 
 GROUP = 16
-"""Samples that go through the model at once."""
+"""The most samples that go through the model at once."""
 LABELS = ("predicted", "given")
 
 Progress = Callable[[int, int], None]
@@ -155,8 +156,10 @@ class Survey:
         feed = self.model.check_feed({name: value[:1] for name, value in first.feed.items()})
         filters = find_filters(self.model, self.target.tensor, feed, self.layers)
         self.responses = Responses(self.model, self.target.tensor, filters)
-        shape = self.model.recording(feed, self.target.tensor).shape(self.target.tensor)
+        recording = self.model.recording(feed, self.target.tensor)
+        shape = recording.shape(self.target.tensor)
         self.classes = math.prod(shape[1:] if self.model.batched or len(shape) > 1 else shape)
+        self.group = min(GROUP, samples_held(recording.size)) if self.model.batched else 1
 
     def _first(self) -> Sample:
         """The first sample that can be read; where none can, the reason of the first is the reason of all."""
@@ -185,14 +188,13 @@ class Survey:
         }
         store = ResponseStore(folder, job, self.dataset.ids, self.responses.count)
         try:
-            size = GROUP if self.model.batched else 1
             records = enumerate(self.dataset)
-            for start in range(0, len(self.dataset), size):
-                group = list(islice(records, size))
+            for start in range(0, len(self.dataset), self.group):
+                group = list(islice(records, self.group))
                 if not all(row in store for row, _ in group):
                     self._enter(store, group)
                 if progress is not None:
-                    progress(min(start + size, len(self.dataset)), len(self.dataset))
+                    progress(min(start + self.group, len(self.dataset)), len(self.dataset))
         except BaseException:
             store.close()
             raise

@@ -161,7 +161,7 @@ class _Drawing:
         self.crop_samples = np.full((count, CROPS), -1, np.int64)
         self.field = np.zeros((count, 2), np.int64)
         located = [found.located(int(place)) for place in found.relevant]
-        self.tensors = [model.tensor(name) for name in dict.fromkeys(filters.tensor for filters, _ in located)]
+        self.tensors = [model.tensor(filters.tensor) for filters in found.filters]  # in the graph of the responses
         self.units = [(model.tensor(filters.tensor), filters.axis, channel) for filters, channel in located]
 
     def add(self, row: int, feed: Mapping[str, np.ndarray], wanted: list[tuple[int, int]]) -> None:

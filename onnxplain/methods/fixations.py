@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxplain.checks import check_number, check_share
-from onnxplain.engine.budget import MEMORY_BUDGET
+from onnxplain.engine.budget import samples_held
 from onnxplain.engine.points import LOCATIONS, Points
 from onnxplain.engine.unravel import Route, find_route, unravel
 from onnxplain.errors import UnsupportedError, UsageError
@@ -163,7 +163,7 @@ def _chunks(job: Job) -> Iterator[tuple[Job, Route]]:
     if job.model.batched:
         route = find_route(job.model, job.target.tensor, one)
         sample = 4 * sum(math.prod(route.recording.shape(tensor)) for tensor in route.read)
-        size = job.work.batch_size or max(1, MEMORY_BUDGET // max(sample, 1))
+        size = job.work.batch_size or samples_held(sample)
     elif declared and isinstance(declared[0], int) and 0 < declared[0] < count:
         size = declared[0]
     for start in range(0, count, size) if count > size else [0]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nets
 import numpy as np
 import pytest
+from PIL import Image
 
 import onnxplain
+from onnxplain.interpretation.visual import visualise
 from onnxplain.model import _TOLERANCE
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(1, 3, 40, 40)).astype(np.float32)
+CONTRACT = """[input.x]
+layout = "NCHW"
+colour = "RGB"
+size = [40, 40]
+resize = "stretch"
+range = [0.0, 1.0]
+mean = [0.5, 0.5, 0.5]
+std = [0.25, 0.25, 0.25]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +89,19 @@ def test_fullgrad_accounts_for_the_graph_as_written(net: bytes, model: onnxplain
     written = onnxplain.load(net, threads=1, optimization="disable").run(X)["y"]
     np.testing.assert_allclose(e.prediction, written, rtol=1e-5)
     np.testing.assert_allclose(e.extras["completeness_gap"], 0, atol=1e-4)
+
+
+def test_features_are_drawn_from_the_graph_that_their_responses_are_of(
+    net: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With some of the tensors exposed, the graph rounds neither as the kernels do nor as written."""
+    monkeypatch.setitem(_TOLERANCE, 4, 1e-5)
+    (tmp_path / "net.onnx").write_bytes(net)
+    (tmp_path / "net.onnxplain.toml").write_text(CONTRACT)
+    for row in range(6):
+        Image.fromarray(RNG.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / f"{row}.png")
+    model = onnxplain.load(tmp_path / "net.onnx", threads=1)
+    found = onnxplain.interpret(model, tmp_path)
+    tensors = {found.located(int(place))[0].tensor for place in found.relevant}
+    assert 0 < len(tensors) < len(found.filters)
+    assert len(visualise(model, found, tmp_path).filters) == len(found.relevant)
