@@ -230,7 +230,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no baseline": ({"method": "integrated-gradients", "baseline": None}, "baseline must be a number"),
     "layers": ({"method": "sise", "layers": 3}, "tensor 3 holds no feature maps"),
-    "layer": ({"method": "score-cam", "layer": ["a"]}, "tensor ['a'] holds no feature maps"),
+    "layer": ({"method": "score-cam", "layer": ["a"]}, "layer must be the name of one tensor, not ['a']"),
 }
 
 
