@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ class Sym:
     __array_ufunc__ = None
 
     def __init__(self, emitter: Recorder, name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
-        self.emitter = emitter
+        self.emitter: Recorder = weakref.proxy(emitter)  # which holds what it recorded, and the weights
         self.name = name
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -274,7 +273,6 @@ def _compiled(model: Model, plan: Plan, work: Work, target: Target, feed: Feed, 
     def build() -> _Compiled:
         graph = compiled_graph(model, plan, work, target, feed)
         session, graph = graph.session(model.runtime, model.label, batch), graph.without_weights()
-        gc.collect()  # the recorder and what it recorded hold each other, and the weights
         give_memory_back()
         return _Compiled(session, graph, key)
 
