@@ -203,9 +203,8 @@ def test_fusion_leaves_its_maps_as_they_are() -> None:
     np.testing.assert_array_equal(fuse([], hard_gate, (5, 6)), np.zeros((5, 6)))
 
 
-def test_nothing_speaks_for_the_target() -> None:
-    """A class whose logit no feature raises."""
-    w = -np.ones((4, 1))
+def one_layer(w: np.ndarray) -> bytes:
+    """A convolution with random kernels, a Relu, a global average and the dense layer ``w``, maps x classes."""
     nodes = [
         nets.node("Conv", ["x", "k"], "z", **PADS),
         nets.node("Relu", ["z"], "a"),
@@ -213,8 +212,13 @@ def test_nothing_speaks_for_the_target() -> None:
         nets.node("Flatten", ["m"], "f"),
         nets.node("Gemm", ["f", "w"], "y"),
     ]
-    kernel = np.random.default_rng(0).normal(size=(4, 3, 3, 3))
-    data = nets.model(nodes, {"x": ["N", 3, HEIGHT, WIDTH]}, constants={"k": kernel, "w": w})
+    kernel = np.random.default_rng(0).normal(size=(len(w), 3, 3, 3))
+    return nets.model(nodes, {"x": ["N", 3, HEIGHT, WIDTH]}, constants={"k": kernel, "w": w})
+
+
+def test_nothing_speaks_for_the_target() -> None:
+    """A class whose logit no feature raises."""
+    data = one_layer(-np.ones((4, 1)))
     e = onnxplain.explain(onnxplain.load(data, threads=1), X, "sise")
     assert not e.map("x").any()
     assert any("no feature map" in note for note in e.notes)
@@ -255,16 +259,7 @@ def test_score_cam_is_its_formula() -> None:
 
 def test_early_stop() -> None:
     """On a layer of 400 maps, all of them for the class: the map is that of the masks used, whatever the batch size."""
-    nodes = [
-        nets.node("Conv", ["x", "k"], "z", **PADS),
-        nets.node("Relu", ["z"], "a"),
-        nets.node("GlobalAveragePool", ["a"], "m"),
-        nets.node("Flatten", ["m"], "f"),
-        nets.node("Gemm", ["f", "w"], "y"),
-    ]
-    kernel = np.random.default_rng(0).normal(size=(400, 3, 3, 3))
-    constants = {"k": kernel, "w": np.tile([[0.01, 0.0]], (400, 1))}
-    data = nets.model(nodes, {"x": ["N", 3, HEIGHT, WIDTH]}, constants=constants)
+    data = one_layer(np.tile([[0.01, 0.0]], (400, 1)))
     model, options = onnxplain.load(data, threads=1), {"target": 0, "score": "logit", "tolerance": 0.2, "seed": 5}
     one, e = (onnxplain.explain(model, X[:1], "sise", batch_size=size, **options) for size in (1, 6))
     [count] = e.masks
