@@ -65,7 +65,7 @@ class Emitter(ElementEmitter):
     def _spread(self, g: Sym, strides: Sequence[int]) -> Sym:
         """``g`` with zeros between its elements: what a strided depthwise Conv hands back, but for its kernel.
 
-        With the stride-1 Conv that follows it takes a third of the time of a depthwise ConvTranspose.
+        With the stride-1 Conv that follows it is faster than a depthwise ConvTranspose.
         """
         sizes = [size * stride for size, stride in zip(g.shape[2:], strides, strict=True)]
         repeated = self.emit(

@@ -110,7 +110,8 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
     engine, notes = _choose(model, plan, work, count, target, feed, size)
     run = _run_compiled if engine == "compiled" else _run_host
     passes = 1 if engine == "compiled" or callable(target.spec) else _threads()
-    size = _chunk_size(model, plan, work, feed, count, passes)
+    if passes > 1:
+        size = _chunk_size(model, plan, work, feed, count, passes)
 
     def part(start: int) -> tuple[Feed, Result]:
         chunk = {name: value[start : start + size] for name, value in feed.items()} if count > size else dict(feed)
