@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.files import atomic_folder
+from onnxplain.inputs.npz import write_arrays
 
 ARRAYS = "arrays.npz"
 
@@ -23,7 +24,7 @@ def save(
 ) -> None:
     """Write ``KIND.json`` and ``arrays.npz``, both or none."""
     with atomic_folder(folder) as made:
-        np.savez_compressed(made / ARRAYS, **arrays)  # type: ignore[arg-type]
+        write_arrays(made / ARRAYS, arrays)
         (made / f"{kind}.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from onnxplain.graph.layers import Tensor
 from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.datasets import Dataset, read_dataset
 from onnxplain.inputs.loaders import Sample, contract_for, load_record
-from onnxplain.inputs.npz import BROKEN
+from onnxplain.inputs.npz import BROKEN, write_arrays
 from onnxplain.interpretation.result import Interpretation
 from onnxplain.model import Model
 
@@ -60,7 +60,7 @@ class Visuals:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write visuals.npz."""
         with atomic_file(Path(folder) / FILE) as file:
-            np.savez_compressed(file, **vars(self))
+            write_arrays(file, vars(self))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Visuals | None:

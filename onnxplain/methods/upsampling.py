@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from onnxplain.engine.resampling import resize_matrix
 from onnxplain.errors import UsageError
 
-_OPENCV = {"bilinear": "INTER_LINEAR", "cubic": "INTER_CUBIC", "nearest": "INTER_NEAREST_EXACT"}
+_OPENCV = {"bilinear": "INTER_LINEAR", "cubic": "INTER_CUBIC"}
 _ALIGNED = {"mode": b"linear", "coordinate_transformation_mode": b"align_corners"}
 
-UPSAMPLINGS = (*_OPENCV, "align-corners")
+UPSAMPLINGS = (*_OPENCV, "nearest", "align-corners")
 
 
 def check_upsampling(how: str) -> None:
@@ -32,8 +32,10 @@ def upsample(maps: NDArray[np.floating], size: Sequence[int], how: str = "biline
     size : sequence of int
         Places wanted along each axis.
     how : {"bilinear", "cubic", "nearest", "align-corners"}
-        The first three by OpenCV with half-pixel centres, the border repeated: place i of n lies at (i + 1/2) / n of
-        the width. "align-corners" is bilinear with the outermost places on the outermost pixels.
+        The first two by OpenCV with half-pixel centres, the border repeated: place i of n lies at (i + 1/2) / n of
+        the width. "nearest" takes the place in which that point lies, the later one on a border between two (OpenCV's
+        choice there depends on its version). "align-corners" is bilinear with the outermost places on the outermost
+        pixels.
 
     Returns
     -------
@@ -45,6 +47,10 @@ def upsample(maps: NDArray[np.floating], size: Sequence[int], how: str = "biline
         for axis, length in enumerate(size, 1):
             matrix = resize_matrix(_ALIGNED, maps.shape[axis], length, None, None)
             maps = np.moveaxis(np.tensordot(matrix, maps, (1, axis)), 0, axis)
+        return maps
+    if how == "nearest":
+        for axis, length in enumerate(size, 1):
+            maps = maps.take((2 * np.arange(length) + 1) * maps.shape[axis] // (2 * length), axis)
         return maps
     import cv2
 

@@ -214,6 +214,7 @@ def test_upsampling() -> None:
     low = np.array([[[0.0, 4.0]]], np.float32)
     np.testing.assert_allclose(upsample(low, (1, 4)), [[[0, 1, 3, 4]]])
     np.testing.assert_allclose(upsample(low, (2, 4), "nearest"), [[[0, 0, 4, 4]] * 2])
+    np.testing.assert_allclose(upsample(low, (1, 3), "nearest"), [[[0, 4, 4]]], err_msg="the later one on the border")
     np.testing.assert_allclose(upsample(low, (1, 5), "align-corners"), [[[0, 1, 2, 3, 4]]], rtol=1e-6)
     np.testing.assert_allclose(upsample(low[:, 0], (5,), "align-corners"), [[0, 1, 2, 3, 4]], rtol=1e-6)
     assert upsample(low, (3, 4), "cubic").shape == (1, 3, 4)
