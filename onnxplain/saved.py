@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import numpy as np
+from numpy.lib import format as npy
 
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.files import atomic_folder
-from onnxplain.inputs.npz import write_arrays
 
 ARRAYS = "arrays.npz"
 
@@ -26,6 +26,20 @@ def save(
     with atomic_folder(folder) as made:
         write_arrays(made / ARRAYS, arrays)
         (made / f"{kind}.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a compressed .npz file, closed also where the disk refuses; ``numpy.savez`` before 2.1 leaves it open.
+
+    Raises
+    ------
+    OSError
+        The disk is full or gone.
+    """
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                npy.write_array(stream, np.asanyarray(array), allow_pickle=False)
 
 
 @contextmanager

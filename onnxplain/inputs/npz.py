@@ -1,11 +1,11 @@
-"""Arrays of an .npz file: read whole or sample by sample, never trusting a size the file only claims, and written."""
+"""Arrays of an .npz file, read whole or sample by sample, never trusting a size the file only claims."""
 
 from __future__ import annotations
 
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,17 +144,3 @@ def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
             yield stream
     except BROKEN as error:
         raise FailureError(f"{path}: array {name!r} cannot be read: {error}") from error
-
-
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a compressed .npz file, closed also where the disk refuses; ``numpy.savez`` before 2.1 leaves it open.
-
-    Raises
-    ------
-    OSError
-        The disk is full or gone.
-    """
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                npy.write_array(stream, np.asanyarray(array), allow_pickle=False)

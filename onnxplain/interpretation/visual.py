@@ -19,9 +19,10 @@ from onnxplain.graph.layers import Tensor
 from onnxplain.inputs.contract import InputContract
 from onnxplain.inputs.datasets import Dataset, read_dataset
 from onnxplain.inputs.loaders import Sample, contract_for, load_record
-from onnxplain.inputs.npz import BROKEN, write_arrays
+from onnxplain.inputs.npz import BROKEN
 from onnxplain.interpretation.result import Interpretation
 from onnxplain.model import Model
+from onnxplain.saved import write_arrays
 
 SIDE = 64
 """Pixels of the side of a crop or average."""
