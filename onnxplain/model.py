@@ -20,6 +20,7 @@ from onnxplain.graph.canonize import Change, canonize
 from onnxplain.graph.fold import freeze, surgeon_graph
 from onnxplain.graph.layers import LayerGraph, Tensor
 from onnxplain.graph.reader import ModelFile, read
+from onnxplain.graph.sizes import check_sizes
 
 T = TypeVar("T")
 Feed = Mapping[str, np.ndarray]
@@ -134,7 +135,7 @@ class Model:
         UsageError
             Unknown or missing input, wrong dtype or shape.
         FailureError
-            NaN or Inf in the input.
+            NaN or Inf in the input; with these shapes a tensor would be larger than memory is taken for.
         """
         if not isinstance(feed, Mapping):
             if len(self.inputs) != 1:
@@ -155,7 +156,18 @@ class Model:
         if self.batched and len({len(value) for value in checked.values()}) > 1:
             sizes = ", ".join(f"{name} {len(value)}" for name, value in checked.items())
             raise UsageError(f"the inputs hold different numbers of samples: {sizes}")
+        self._check_sizes(checked)
         return checked
+
+    def _check_sizes(self, feed: Feed) -> None:
+        """Refuse what one sample of these shapes would make of dimensions that the file leaves open."""
+        one = 1 if self.batched else self.fixed_batch
+        shapes = {name: value.shape if one is None else (one, *value.shape[1:]) for name, value in feed.items()}
+        self.sessions.get(("sizes", *sorted(shapes.items())), lambda: self._infer_sizes(shapes))
+
+    def _infer_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        model, _ = graph_model(self.original_graph, self.outputs)
+        check_sizes(onnx.ModelProto.FromString(model), shapes, self.label)
 
     def run(self, feed: Feed | np.ndarray, taps: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """The model's outputs, and intermediate tensors by name.

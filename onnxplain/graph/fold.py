@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +13,9 @@ from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnxplain.errors import FailureError
 from onnxplain.graph.layers import LayerGraph, Tensor, captured_names
 from onnxplain.graph.reader import ModelFile
-
-MAX_TENSOR_BYTES = 2**31
-"""The largest tensor that a graph may compute from constants or declare between layers."""
+from onnxplain.graph.sizes import byte_size, check_size, type_parts
 
 MAX_GROWTH_BYTES = 2**28
 """By how much folding may make a graph's constants larger; what goes beyond is left to the runtime."""
@@ -56,7 +52,7 @@ def freeze(graph: gs.Graph, file: ModelFile) -> LayerGraph:
     Raises
     ------
     FailureError
-        A tensor of known size would exceed ``MAX_TENSOR_BYTES``.
+        A tensor of known size would exceed :data:`~onnxplain.graph.sizes.MAX_TENSOR_BYTES`.
     """
     opsets = {entry.domain: entry.version for entry in file.proto.opset_import}
     folder = _Folder(graph, opsets, file.label)
@@ -105,13 +101,13 @@ class _Folder:
 
     @property
     def declared(self) -> dict[str, tuple[np.dtype[Any] | None, tuple[int | str | None, ...] | None]]:
-        return {name: _type_parts(proto) for name, proto in self.types.items()}
+        return {name: type_parts(proto) for name, proto in self.types.items()}
 
     def fold(self, node: onnx.NodeProto) -> bool:
         """Whether the node was replaced by its constant outputs."""
         outputs = self._infer(node)
         for name, proto in outputs.items():
-            self._guard(node, proto)
+            check_size(node, proto, self.label)
             self.types[name] = proto
         foldable = (
             node.domain in ("", "ai.onnx")
@@ -122,10 +118,10 @@ class _Folder:
         )
         if not foldable:
             return False
-        if node.op_type in _GROWING and any(_byte_size(self.types.get(name)) is None for name in node.output):
+        if node.op_type in _GROWING and any(byte_size(self.types.get(name)) is None for name in node.output):
             return False
         read = sum(self.constants[name].nbytes for name in set(node.input) if name)
-        growth = sum(_byte_size(self.types.get(name)) or 0 for name in node.output) - read
+        growth = sum(byte_size(self.types.get(name)) or 0 for name in node.output) - read
         if self.growth + growth > MAX_GROWTH_BYTES or not self._evaluate(node):
             return False
         self.growth += max(growth, 0)
@@ -179,32 +175,3 @@ class _Folder:
         except (shape_inference.InferenceError, RuntimeError, ValueError):
             return {}
         return {name: proto for name, proto in inferred.items() if name}
-
-    def _guard(self, node: onnx.NodeProto, proto: onnx.TypeProto) -> None:
-        size = _byte_size(proto)
-        if size is not None and size > MAX_TENSOR_BYTES:
-            raise FailureError(
-                f"{self.label}: {node.op_type} {node.name!r} would make a tensor of {size / 2**30:.1f} GiB; "
-                f"the limit is {MAX_TENSOR_BYTES / 2**30:.0f} GiB"
-            )
-
-
-def _type_parts(proto: onnx.TypeProto) -> tuple[np.dtype[Any] | None, tuple[int | str | None, ...] | None]:
-    tensor = proto.tensor_type
-    if not proto.HasField("tensor_type") or not tensor.elem_type:
-        return None, None
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    if not tensor.HasField("shape"):
-        return dtype, None
-    dims: list[int | str | None] = []
-    for dim in tensor.shape.dim:
-        kind = dim.WhichOneof("value")
-        dims.append(dim.dim_value if kind == "dim_value" else dim.dim_param or None)
-    return dtype, tuple(dims)
-
-
-def _byte_size(proto: onnx.TypeProto | None) -> int | None:
-    dtype, dims = _type_parts(proto) if proto is not None else (None, None)
-    if dtype is None or dims is None or not all(isinstance(dim, int) for dim in dims):
-        return None
-    return math.prod(dim for dim in dims if isinstance(dim, int)) * dtype.itemsize

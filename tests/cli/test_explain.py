@@ -206,7 +206,7 @@ def test_full_disk(classifier, pictures, capsys, monkeypatch):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "savez_compressed", full)
+    monkeypatch.setattr("onnxplain.saved.write_arrays", full)
     assert main(["explain", classifier, f"{pictures}/a.png"]) == 1
     assert "cannot be written: No space left on device" in capsys.readouterr().err
     assert not Path("onnxplain-out").exists()
@@ -229,16 +229,16 @@ def test_results_of_an_earlier_run_are_replaced(classifier, pictures):
 
 SLOW_WRITING = """
 import signal, sys, time
-import numpy as np
+from onnxplain import saved
 from onnxplain.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-plain = np.savez_compressed
-def slow(path, **arrays):
-    plain(path, **arrays)
+plain = saved.write_arrays
+def slow(path, arrays):
+    plain(path, arrays)
     print("writing", file=sys.stderr, flush=True)
     for _ in range(600):  # a signal just before a sleep ends the next one
         time.sleep(0.1)
-np.savez_compressed = slow
+saved.write_arrays = slow
 sys.exit(main(["explain", "net.onnx", "pictures/a.png", "--quiet"]))
 """
 
