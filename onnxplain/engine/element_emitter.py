@@ -9,13 +9,11 @@ import numpy as np
 import onnx
 
 from onnxplain.engine.namespace import Array
-from onnxplain.engine.recorder import Recorder, Sym, broadcast
+from onnxplain.engine.recorder import STEEP, Recorder, Sym, broadcast
 from onnxplain.engine.resampling import resize_matrix
 
-_STEP = 2.0**120
-"""Slope that makes a clipped line a step: a power of two, so that slope * y and slope * bound are exact."""
 _NEAR = 64.0
-"""Bounds up to this times ``_STEP`` stay finite."""
+"""Bounds up to this times ``STEEP`` stay finite."""
 
 
 class ElementEmitter(Recorder):
@@ -117,11 +115,11 @@ class ElementEmitter(Recorder):
         return x if x.dtype == np.float32 else self.emit("Cast", [x], x.shape, to=onnx.TensorProto.FLOAT)
 
     def mask(self, g: Array, y: Array, low: float | None = 0.0, high: float | None = None) -> Array:
-        for bound, slope, inside in ((low, _STEP, self.greater), (high, -_STEP, self.less)):
+        for bound, slope, inside in ((low, STEEP, self.greater), (high, -STEEP, self.less)):
             if bound is None:
                 continue
             if self.blocked and abs(bound) <= _NEAR:
-                g = self._blocks(g) * self._step(y, slope, -bound * slope, 0.0, 1.0)
+                g = self._blocks(g) * self.unary("HardSigmoid", y, alpha=slope, beta=-bound * slope)
             else:
                 g = self.where(inside(y, bound), g, 0.0)
         return g
@@ -139,7 +137,7 @@ class ElementEmitter(Recorder):
             return r / z
         if not self.blocked:
             return r / (z + self.where(self.less(z, 0.0), -epsilon, epsilon))
-        return r / (z + self._step(z, _STEP, epsilon, -epsilon, epsilon))
+        return r / (z + self._signed(z, epsilon))
 
     # reductions
 

@@ -15,6 +15,8 @@ from onnxplain.engine.host import Host
 from onnxplain.engine.namespace import Array
 from onnxplain.errors import UnsupportedError
 
+STEEP = 2.0**120
+"""Slope that makes a clipped line a step: a power of two, so that slope * y and slope * bound are exact."""
 _KEEPS_BLOCKS = ("Add", "Mul", "Clip")
 """Ops that take what convolutions computed in blocks of channels, and leave it so."""
 _ALIGNED = 4
@@ -217,14 +219,14 @@ class Recorder:
     def _blockable(self, x: Sym) -> bool:
         return self.blocked and len(x.shape) == 4 and x.shape[1] % _ALIGNED == 0
 
-    def _step(self, y: Sym, slope: float, offset: float, low: float, high: float) -> Sym:
-        """slope * y + offset between ``low`` and ``high``.
+    def _signed(self, z: Sym, magnitude: float) -> Sym:
+        """``magnitude`` with the sign of ``z``, positive where that is 0.
 
         On pictures the scaling is a 1 x 1 depthwise Conv: the runtime fuses the clipping into it and keeps the blocked
-        layout of the convolutions around it, where any other op would force two reorderings.
+        layout of the convolutions around it, where other ops would force two reorderings.
         """
-        scaled = self._depthwise(y, slope, offset) if self._blockable(y) else y * slope + offset
-        return self.unary("Clip", scaled, np.array(low, np.float32), np.array(high, np.float32))
+        scaled = self._depthwise(z, STEEP, magnitude) if self._blockable(z) else z * STEEP + magnitude
+        return self.unary("Clip", scaled, np.array(-magnitude, np.float32), np.array(magnitude, np.float32))
 
     def _depthwise(self, x: Sym, slope: float, offset: float) -> Sym:
         channels = x.shape[1]
