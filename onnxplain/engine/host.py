@@ -161,7 +161,7 @@ class Host:
     def shares(
         self, r: Array, z: Array, b: Array | None, epsilon: float, unsigned: bool = False
     ) -> tuple[Array, Array, Array, Array | None]:
-        r, z = (self._dense(array) for array in np.broadcast_arrays(r, z))
+        r, z = (self._dense(array) for array in ((r, z) if r.shape == z.shape else np.broadcast_arrays(r, z)))
         rows = r.shape[:2] if r.ndim > 2 else r.shape[:1]
         s, sums = np.empty(r.shape, self.dtype), np.empty((math.prod(rows), 3))
         arrays = (array.reshape(len(sums), math.prod(r.shape[len(rows) :])) for array in (r, z, s))
@@ -260,7 +260,7 @@ class Host:
         return y.reshape(*stack, m, n)
 
     def conv(self, x: Array, w: Array, window: Window, group: int = 1, b: Array | None = None) -> Array:
-        grid = _grid(window, x.shape[2:])
+        grid = _grid(window, tuple(x.shape[2:]))
         samples, channels, outputs = len(x), w.shape[1], len(w) // group
         y = np.empty((samples, group, outputs, *grid.out), self.dtype)
         x = self._dense(x).reshape(samples, group, channels, *grid.size)
@@ -284,13 +284,15 @@ class Host:
     def conv_input_grad(
         self, g: Array, w: Array, window: Window, group: int, spatial: Sequence[int], x: Array | None = None
     ) -> Array:
-        grid = _grid(window, spatial)
+        grid = _grid(window, tuple(spatial))
         samples, channels, outputs = len(g), w.shape[1], len(w) // group
         dx = np.empty((samples, group, channels, *grid.size), self.dtype)
         g = self._dense(g).reshape(samples, group, outputs, *grid.out)
         w = self._dense(w).reshape(group, outputs, channels, *grid.kernel)
         shape = (samples, group * channels, *spatial)
-        by = self._nothing(6) if x is None else self._dense(np.broadcast_to(x, shape)).reshape(dx.shape)
+        if x is not None and x.shape != shape:
+            x = np.broadcast_to(x, shape)
+        by = self._nothing(6) if x is None else self._dense(x).reshape(dx.shape)
         b = np.zeros((1, group, channels, 1), self.dtype)
         if channels == 1 and group > 1:
             turned = self._dense(np.flip(w.swapaxes(1, 2), (3, 4, 5)))
@@ -345,14 +347,14 @@ class Host:
         )
 
     def max_pool(self, x: Array, window: Window) -> Array:
-        grid = _grid(window, x.shape[2:])
+        grid = _grid(window, tuple(x.shape[2:]))
         x = self._dense(x)
         y = np.empty((math.prod(x.shape[:2]), *grid.out), self.dtype)
         self._pools.max_pool(len(y), x.size, x.reshape(len(y), *grid.size), y, *grid[:4])
         return y.reshape(*x.shape[:2], *_out_sizes(window, x.shape[2:]))
 
     def max_unpool(self, g: Array, x: Array, window: Window) -> Array:
-        grid = _grid(window, x.shape[2:])
+        grid = _grid(window, tuple(x.shape[2:]))
         g, x = self._dense(g), self._dense(x)
         dx = np.empty(x.shape, self.dtype)
         planes = math.prod(x.shape[:2])
@@ -365,7 +367,9 @@ class Host:
 
     def _dense(self, x: Array) -> Array:
         """In the one form that kernels are compiled for: contiguous, aligned, read-only, in the working precision."""
-        view = np.require(x, self.dtype, ["C", "A"]).view()
+        if x.dtype != self.dtype or not (x.flags.c_contiguous and x.flags.aligned):
+            x = np.require(x, self.dtype, ["C", "A"])
+        view = x.view()
         view.flags.writeable = False
         return view
 
@@ -394,7 +398,8 @@ class _Grid(NamedTuple):
         )
 
 
-def _grid(window: Window, spatial: Sequence[int]) -> _Grid:
+@functools.lru_cache
+def _grid(window: Window, spatial: tuple[int, ...]) -> _Grid:
     missing = 3 - len(spatial)
     out = _out_sizes(window, spatial)
     entries = (window.kernel, window.strides, window.dilations, window.begin, spatial, out)

@@ -127,6 +127,8 @@ def _per_sample(xp: Host, value: np.ndarray) -> np.ndarray:
 
 def _together(sums: Sequence[np.ndarray]) -> np.ndarray:
     """The sum of each sample over all values; one number where their first axes differ and so are not the samples."""
+    if len(sums) == 1:
+        return sums[0]
     if len({len(each) for each in sums}) > 1:
         sums = [each.sum(keepdims=True) for each in sums]
     return np.asarray(np.sum(sums, axis=0))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from onnxplain.engine.namespace import Array, Window
 from onnxplain.ops.base import At
+
+Axes = tuple[int, ...]
 
 
 def spatial_window(at: At, kernel: Sequence[int]) -> Window:
@@ -14,15 +17,19 @@ def spatial_window(at: At, kernel: Sequence[int]) -> Window:
     ``auto_pad``, explicit pads and ceil mode all come down to where the windows begin and how many there are; the
     end padding follows from the output size.
     """
+    settings = (tuple(at.get(name) or ()) for name in ("strides", "dilations", "pads"))
+    return _window(tuple(kernel), at.shape(0)[2:], at.out_shape(0)[2:], *settings, at.get("auto_pad", "NOTSET"))
+
+
+@functools.lru_cache
+def _window(kernel: Axes, size: Axes, out: Axes, strides: Axes, dilations: Axes, pads: Axes, auto_pad: str) -> Window:
     rank = len(kernel)
-    size, out = at.shape(0)[2:], at.out_shape(0)[2:]
-    strides = tuple(at.get("strides") or (1,) * rank)
-    dilations = tuple(at.get("dilations") or (1,) * rank)
+    strides, dilations, pads = strides or (1,) * rank, dilations or (1,) * rank, pads or (0,) * 2 * rank
     begin, end = [], []
     for i in range(rank):
         reach = dilations[i] * (kernel[i] - 1) + 1
         needed = max((out[i] - 1) * strides[i] + reach - size[i], 0)
-        match at.get("auto_pad", "NOTSET"):
+        match auto_pad:
             case "SAME_UPPER":
                 first = needed // 2
             case "SAME_LOWER":
@@ -30,10 +37,10 @@ def spatial_window(at: At, kernel: Sequence[int]) -> Window:
             case "VALID":
                 first = 0
             case _:
-                first = (at.get("pads") or (0,) * 2 * rank)[i]
+                first = pads[i]
         begin.append(first)
         end.append(max((out[i] - 1) * strides[i] + reach - size[i] - first, 0))
-    return Window(tuple(kernel), strides, dilations, tuple(begin), tuple(end))
+    return Window(kernel, strides, dilations, tuple(begin), tuple(end))
 
 
 def end_pads(at: At, window: Window) -> tuple[int, ...]:
