@@ -72,4 +72,4 @@ def _kind(node: Mapping[str, Any]) -> str:
     if node["op_name"] == "ConvTranspose" or per_group == channels:
         return f"{node['op_name']} {size}"
     elementwise = per_group == 1 and set(kernel) == {1}
-    return "Conv 1x1 on single channels (mask, sign)" if elementwise else f"{node['op_name']} {size}, in groups"
+    return "Conv 1x1 on single channels (sign, layout)" if elementwise else f"{node['op_name']} {size}, in groups"

@@ -204,6 +204,7 @@ def discover(
     if "labels" in metadata and (wrong := _wrong_labels(metadata["labels"], outputs)):
         metadata["labels"] = Item(None, wrong)
     contract = _merge(tensor, [*sources, metadata, graph])
+    contract = replace(contract, **_normalised_twice(contract, graph))
     _check_shape(contract, tensor)
     return contract
 
@@ -244,6 +245,16 @@ def _merge(tensor: Tensor, sources: Sequence[Found]) -> InputContract:
         side = None if size is None else round(min(size) * 256 / 224)
         items["resize"] = Item(replace(resize, short_side=side), items["resize"].origin)
     return InputContract(tensor.name, np.dtype(np.float32) if tensor.dtype is None else tensor.dtype, **items)
+
+
+def _normalised_twice(contract: InputContract, graph: Found) -> Found:
+    """What is stated to be subtracted and divided by although the graph does so itself; the origin tells of both."""
+    told: Found = {}
+    for name in ("mean", "std"):
+        stated, seen = getattr(contract, name), graph.get(name)
+        if seen is not None and stated.value not in (None, seen.value):
+            told[name] = Item(stated.value, f"{stated.origin}, on top of {seen.origin}")
+    return told
 
 
 def _check_shape(contract: InputContract, tensor: Tensor) -> None:

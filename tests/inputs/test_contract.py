@@ -245,6 +245,15 @@ def test_normalisation_at_the_head_of_the_graph(build, head, limits, colour) -> 
         assert (contract.low.tolist(), contract.high.tolist()) == ([limits[0]], [limits[1]])
 
 
+def test_what_is_stated_on_top_of_the_head_of_the_graph_is_told(build) -> None:
+    model = build(head=[("Sub", [0.5], {}), ("Div", [0.25], {})])
+    contract = discover(model, "x", preprocess="imagenet")
+    assert contract.mean.value == (0.485, 0.456, 0.406), "a flag settles it"
+    for item in (contract.mean, contract.std):
+        assert item.origin.startswith("preset imagenet, on top of constants at the head of the graph (")
+    assert discover(model, "x", preprocess="unit").mean.origin == "preset unit"
+
+
 def test_layout_behind_a_transpose_and_constants_in_front_of_it(build) -> None:
     head = [("Sub", [[123.68, 116.779, 103.939]], {}), ("Transpose", [], {"perm": [0, 3, 1, 2]})]
     contract = discover(build(shape=("N", 8, 6, 3), head=head), "x")
