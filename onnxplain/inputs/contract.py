@@ -247,9 +247,9 @@ def _merge(tensor: Tensor, sources: Sequence[Found]) -> InputContract:
     return InputContract(tensor.name, np.dtype(np.float32) if tensor.dtype is None else tensor.dtype, **items)
 
 
-def _normalised_twice(contract: InputContract, graph: Found) -> Found:
+def _normalised_twice(contract: InputContract, graph: Found) -> dict[str, Any]:
     """What is stated to be subtracted and divided by although the graph does so itself; the origin tells of both."""
-    told: Found = {}
+    told = {}
     for name in ("mean", "std"):
         stated, seen = getattr(contract, name), graph.get(name)
         if seen is not None and stated.value not in (None, seen.value):

@@ -250,8 +250,8 @@ def test_what_is_stated_on_top_of_the_head_of_the_graph_is_told(build) -> None:
     contract = discover(model, "x", preprocess="imagenet")
     assert contract.mean.value == (0.485, 0.456, 0.406), "a flag settles it"
     for item in (contract.mean, contract.std):
-        assert item.origin.startswith("preset imagenet, on top of constants at the head of the graph (")
-    assert discover(model, "x", preprocess="unit").mean.origin == "preset unit"
+        assert item.origin.startswith("--preprocess imagenet, on top of constants at the head of the graph (")
+    assert discover(model, "x", preprocess="unit").mean.origin == "--preprocess unit"
 
 
 def test_layout_behind_a_transpose_and_constants_in_front_of_it(build) -> None:
