@@ -119,7 +119,7 @@ class ElementEmitter(Recorder):
             if bound is None:
                 continue
             if self.blocked and abs(bound) <= _NEAR:
-                g = self._blocks(g) * self.unary("HardSigmoid", y, alpha=slope, beta=-bound * slope)
+                g = self._blocks(g) * self._step(y, slope, -bound * slope)
             else:
                 g = self.where(inside(y, bound), g, 0.0)
         return g

@@ -11,6 +11,7 @@ from onnxplain.engine.element_emitter import ElementEmitter
 from onnxplain.engine.namespace import Array, Window
 from onnxplain.engine.recorder import Sym, broadcast
 
+_POINT = Window((1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -55,17 +56,21 @@ class Emitter(ElementEmitter):
             total = self.sum(g, (1,), keepdims=True)
             dx = self.conv_input_grad(total, w[:1, :1], window, 1, spatial)
             return self.expand(dx, (dx.shape[0], w.shape[1], *spatial))
-        if max(window.strides) > 1 and group == w.shape[0] and w.shape[1] == 1 and self._blockable(g):
-            g, window = self._spread(g, window.strides), window._replace(strides=(1, 1))
+        if max(window.strides) > 1 and self._blockable(g):
+            if group == w.shape[0] and w.shape[1] == 1:
+                g, window = self._spread(g, window.strides), window._replace(strides=(1, 1))
+            elif isinstance(w, np.ndarray) and _picks(window, g.shape[2:], spatial):
+                return self._spread(self.conv(g, self._turned_kernel(w, group), _POINT, group), window.strides)
         flipped = _turned_window(g.shape[2:], window, spatial)
         if flipped is not None and isinstance(w, np.ndarray):
             return self.conv(g, self._turned_kernel(w, group), flipped, group)
         return self._conv_transpose(g, w, window, group, spatial)
 
     def _spread(self, g: Sym, strides: Sequence[int]) -> Sym:
-        """``g`` with zeros between its elements: what a strided depthwise Conv hands back, but for its kernel.
+        """``g`` with zeros between its elements: what a strided Conv hands back, but for its kernel.
 
-        With the stride-1 Conv that follows it is faster than a depthwise ConvTranspose.
+        Before the stride-1 Conv of a depthwise kernel, or behind that of a 1 x 1 kernel, it is faster than a
+        ConvTranspose.
         """
         sizes = [size * stride for size, stride in zip(g.shape[2:], strides, strict=True)]
         repeated = self.emit(
@@ -170,6 +175,12 @@ def _out_sizes(spatial: Sequence[int], window: Window) -> list[int]:
     return [
         (size + b + e - d * (k - 1) - 1) // s + 1 for size, k, s, d, b, e in zip(spatial, *window, strict=True)
     ]  # fmt: skip
+
+
+def _picks(window: Window, out: Sequence[int], spatial: Sequence[int]) -> bool:
+    """Whether a window reads every stride-th element, from the first on, and nothing else."""
+    reached = [size * stride for size, stride in zip(out, window.strides, strict=True)]
+    return set(window.kernel) == {1} and not any(window.begin) and reached == list(spatial)
 
 
 def _turned_window(out: Sequence[int], window: Window, spatial: Sequence[int]) -> Window | None:

@@ -219,6 +219,13 @@ class Recorder:
     def _blockable(self, x: Sym) -> bool:
         return self.blocked and len(x.shape) == 4 and x.shape[1] % _ALIGNED == 0
 
+    def _step(self, y: Sym, slope: float, offset: float) -> Sym:
+        """slope * y + offset between 0 and 1; in blocks, where what a Relu cuts comes from."""
+        step = self.unary("HardSigmoid", y, alpha=slope, beta=offset)
+        if self._blockable(y):
+            self._in_blocks.add(step.name)
+        return step
+
     def _signed(self, z: Sym, magnitude: float) -> Sym:
         """``magnitude`` with the sign of ``z``, positive where that is 0.
 
