@@ -10,6 +10,7 @@ import pytest
 
 import onnxplain
 from onnxplain.engine.emitter import Emitter
+from onnxplain.engine.namespace import Window
 from onnxplain.engine.recorder import Sym
 
 SHAPE = (-1, 4, 3, 3)
@@ -65,3 +66,46 @@ def test_a_residual_sum_before_a_relu(tmp_path: Path, behind: str) -> None:
     second = np.array([-3.0 * negative, 3.0 / 1.5])
     np.testing.assert_allclose(e.at["a"], np.broadcast_to(first, (1, 4, 1, 2)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(e.at["b"], np.broadcast_to(second, (1, 4, 1, 2)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "group", "op_type"),
+    [((4, 6), (2, 3), 1, "Resize"), ((4, 4), (2, 2), 2, "Resize"), ((5, 4), (2, 2), 1, "ConvTranspose")],
+)
+def test_the_gradient_of_a_convolution_that_picks(
+    size: tuple[int, int], strides: tuple[int, int], group: int, op_type: str
+) -> None:
+    """W^T g where it read, zeros between; with a last row that no stride reaches it stays a ConvTranspose."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((8, 4 // group, 1, 1)).astype(np.float32)
+    out = tuple(-(-n // s) for n, s in zip(size, strides, strict=True))
+    xp = Emitter()
+    window = Window((1, 1), strides, (1, 1), (0, 0), (0, 0))
+    xp.conv_input_grad(Sym(xp, "g", (-1, 8, *out), np.dtype(np.float32)), w, window, group, size)
+    assert op_type in {node.op_type for node in xp.nodes}
+
+    node = nets.node("Conv", ["x", "w"], "y", strides=strides, group=group)
+    model = onnxplain.load(nets.model([node], {"x": ["N", 4, *size]}, constants={"w": w}))
+    g = rng.standard_normal((2, 8, *out)).astype(np.float32)
+    x = rng.standard_normal((2, 4, *size)).astype(np.float32)
+    e = onnxplain.explain(model, x, "gradient", target=g, engine="compiled")
+    expected = np.zeros_like(x)
+    products = np.einsum("gmc,ngmhw->ngchw", w.reshape(group, 8 // group, -1), g.reshape(2, group, 8 // group, *out))
+    expected[:, :, :: strides[0], :: strides[1]] = products.reshape(2, 4, *out)
+    np.testing.assert_allclose(e.relevance["x"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_masks_are_steps() -> None:
+    """Nothing of a gradient passes at a bound or beyond it, all of it as near inside as float32 tells."""
+    eye = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
+    nodes = [nets.node("Conv", ["x", "eye"], "a"), nets.node("Clip", ["a", "low", "high"], "y")]
+    constants = {"eye": eye, "low": np.float32(0), "high": np.float32(6)}
+    model = onnxplain.load(nets.model(nodes, {"x": ["N", 4, 1, 6]}, constants=constants))
+    below = np.nextafter(np.float32(6), np.float32(0))
+    x = np.tile(
+        np.array([-1e-30, 0, 1e-30, below, 6, np.nextafter(np.float32(6), np.float32(7))], np.float32), (1, 4, 1, 1)
+    )
+    g = np.full_like(x, 3)
+    for engine in ("compiled", "host"):
+        e = onnxplain.explain(model, x, "gradient", target=g, engine=engine)
+        np.testing.assert_array_equal(e.relevance["x"], np.tile([0, 0, 3, 3, 0, 0], (1, 4, 1, 1)), err_msg=engine)
