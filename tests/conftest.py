@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")  # the same examples in every run; --hypothesis-profile=default draws new ones
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import nets
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import onnxplain
@@ -56,24 +56,30 @@ def check(data: bytes, tensor: str, shape: tuple[int, ...] = (2, *SIZE), exact: 
 
 @st.composite
 def networks(draw: st.DrawFn) -> tuple[bytes, bool]:
-    """Two or three spatial layers in a row, then perhaps a branch; positive weights."""
-    nodes, constants, channels, name, exact = [], {}, 2, "x", True
+    """Up to three spatial layers in a row, then perhaps a branch; positive weights, and every window fits."""
+    nodes, constants, channels, name, exact, size = [], {}, 2, "x", True, list(SIZE)
     for depth in range(draw(st.integers(1, 3))):
         kernel = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
         strides = [draw(st.integers(1, 2)), draw(st.integers(1, 2))]
         pads = [draw(st.integers(0, (k - 1) // 2 + k // 3)) for k in kernel] * 2
         pads = [min(p, kernel[i % 2] - 1) for i, p in enumerate(pads)]
         op = draw(st.sampled_from(["Conv", "AveragePool", "ConvTranspose"]))
-        out = f"t{depth}"
+        out, dilations = f"t{depth}", [1, 1]
         if op == "AveragePool":
             nodes.append(nets.node(op, [name], out, kernel_shape=kernel, strides=strides, pads=pads))
         else:
             constants[f"w{depth}"] = np.full((channels, channels, *kernel), 0.5)
-            dilations = [draw(st.integers(1, 2)) for _ in kernel] if op == "Conv" else [1, 1]
+            dilations = [draw(st.integers(1, 2)) for _ in kernel] if op == "Conv" else dilations
             pads = [p if op == "Conv" else 0 for p in pads]
             strides = strides if op == "Conv" else [min(s, k) for s, k in zip(strides, kernel, strict=True)]
             exact = exact and (dilations == [1, 1] or not any(pads))
             nodes.append(nets.node(op, [name, f"w{depth}"], out, strides=strides, pads=pads, dilations=dilations))
+        if op == "ConvTranspose":
+            size = [(n - 1) * s + k for n, s, k in zip(size, strides, kernel, strict=True)]
+        else:
+            room = [n + 2 * p - d * (k - 1) - 1 for n, p, d, k in zip(size, pads, dilations, kernel, strict=False)]
+            assume(min(room) >= 0)
+            size = [n // s + 1 for n, s in zip(room, strides, strict=True)]
         name = out
     if draw(st.booleans()):
         constants["wb"] = np.full((channels, channels, 3, 3), 0.5)
