@@ -29,7 +29,7 @@ def save(
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed .npz file, closed also where the disk refuses; ``numpy.savez`` before 2.1 leaves it open.
+    """Write a compressed .npz file, closed also where the disk refuses; ``savez`` of numpy 2.0 leaves it open.
 
     Raises
     ------
