@@ -10,17 +10,18 @@ from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
 from onnxplain.engine.pool_kernels import Axes, Floats, inside
 from onnxplain.engine.product_kernels import LANES, copy, scale, up
+from onnxplain.engine.threads import Turn, turns
 
 
 @Kernel
 def depthwise(
-    start: int, stop: int, x: Floats, w: Floats, b: Floats, by: Floats, y: Floats,
+    turn: Turn, x: Floats, w: Floats, b: Floats, by: Floats, y: Floats,
     strides: Axes, dilations: Axes, begin: Axes, spread: Axes,
 ) -> None:  # fmt: skip
     """Correlate within small groups of channels, without products of matrices: y = (w * x + b) * by.
 
     x is N x G x A x spatial, w is G x B x A x kernel, y and ``by`` are N x G x B x output, b is N or 1 x G x B x flat
-    output or 1; ``start`` to ``stop`` count samples and groups. x is first spread, with ``spread - 1`` zeros between
+    output or 1; items count samples and groups. x is first spread, with ``spread - 1`` zeros between
     neighbours: that makes this its own adjoint.
 
     A padded copy of the planes lets each tap run over many rows at once; columns that the stride leaves out are
@@ -39,30 +40,42 @@ def depthwise(
     padded = np.zeros((inputs, depth, plane), x.dtype)
     sums = np.empty(out_h * width + LANES, x.dtype)
     source, weights, target, factor = padded.reshape(-1), w.reshape(-1), y.reshape(-1), by.reshape(-1)
-    for i in range(start, stop):
-        n, g = divmod(i, groups)
-        for a in range(inputs):
-            _spread(x[n, g, a], padded[a], height, width, begin, spread)
-        for m in range(outputs):
-            bias = b[min(n, len(b) - 1), g, m]
-            for o in range(out_d):
-                sums[:] = bias[0]
-                if len(bias) > 1:
-                    copy(bias, o * area, out_w, 1, sums, 0, width, strides[2], out_h, out_w)
-                for a in range(inputs):
-                    for k0 in range(kd):
-                        tap = (((g * outputs + m) * inputs + a) * kd + k0) * kh * kw
-                        place = (a * depth + o * strides[0] + k0 * dilations[0]) * plane
-                        for k1 in range(0, kh, 3):
-                            for k2 in range(0, kw, 3):
-                                _add_nine(
-                                    weights, tap + k1 * kw + k2, kw, min(3, kh - k1), min(3, kw - k2), source,
-                                    place + k1 * dilations[1] * width + k2 * dilations[2], dilations[1] * width,
-                                    dilations[2], strides[1] * width, sums, width, rows, count,
-                                )  # fmt: skip
-                first = ((i * outputs + m) * out_d + o) * area
-                copy(sums, 0, width, strides[2], target, first, out_w, 1, out_h, out_w)
-                scale(factor, target, first, area)
+    for start, stop in turns(turn):
+        for i in range(start, stop):
+            n, g = divmod(i, groups)
+            for a in range(inputs):
+                _spread(x[n, g, a], padded[a], height, width, begin, spread)
+            for m in range(outputs):
+                bias = b[min(n, len(b) - 1), g, m]
+                for o in range(out_d):
+                    sums[:] = bias[0]
+                    if len(bias) > 1:
+                        copy(bias, o * area, out_w, 1, sums, 0, width, strides[2], out_h, out_w)
+                    for a in range(inputs):
+                        for k0 in range(kd):
+                            tap = (((g * outputs + m) * inputs + a) * kd + k0) * kh * kw
+                            place = (a * depth + o * strides[0] + k0 * dilations[0]) * plane
+                            _add_taps(
+                                weights, tap, kh, kw, source, place, dilations[1] * width, dilations[2],
+                                strides[1] * width, sums, width, rows, count,
+                            )  # fmt: skip
+                    first = ((i * outputs + m) * out_d + o) * area
+                    copy(sums, 0, width, strides[2], target, first, out_w, 1, out_h, out_w)
+                    scale(factor, target, first, area)
+
+
+@_inner
+def _add_taps(
+    w: Floats, first: int, kh: int, kw: int, source: Floats, s: int, down: int, right: int, step: int, sums: Floats,
+    width: int, rows: int, count: int,
+) -> None:  # fmt: skip
+    """Add all taps of one plane of a kernel, of which neighbours lie ``down`` and ``right`` of each other."""
+    for k1 in range(0, kh, 3):
+        for k2 in range(0, kw, 3):
+            _add_nine(
+                w, first + k1 * kw + k2, kw, min(3, kh - k1), min(3, kw - k2), source, s + k1 * down + k2 * right,
+                down, right, step, sums, width, rows, count,
+            )  # fmt: skip
 
 
 @_inner

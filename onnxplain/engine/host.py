@@ -19,8 +19,12 @@ _COLUMNS = 512
 """Positions of the output in a tile of a convolution: what they read stays in the cache, see the kernels."""
 _WIDE = 64
 """Columns from which on a product is faster over matrices as they lie than over tiles laid out anew."""
+_NARROW = 48
+"""The same for a single sample, of which a tile holds no more columns."""
 _FEW = 4
 """Rows up to which a product is as fast as its other factor is read."""
+_MANY = 1 << 14
+"""Elements from which on a kernel is faster than numpy."""
 _BLOCK = 256
 """Rows of weights that go over a tile at a time: their sums stay in the cache."""
 
@@ -36,30 +40,6 @@ class Host:
 
     def __init__(self, dtype: Any = np.float32) -> None:
         self.dtype = np.dtype(dtype)
-
-    @functools.cached_property
-    def _products(self) -> ModuleType:
-        from onnxplain.engine import product_kernels  # numba takes most of a second to import
-
-        return product_kernels
-
-    @functools.cached_property
-    def _depthwise_kernels(self) -> ModuleType:
-        from onnxplain.engine import depthwise_kernels
-
-        return depthwise_kernels
-
-    @functools.cached_property
-    def _pools(self) -> ModuleType:
-        from onnxplain.engine import pool_kernels
-
-        return pool_kernels
-
-    @functools.cached_property
-    def _elements(self) -> ModuleType:
-        from onnxplain.engine import element_kernels
-
-        return element_kernels
 
     # creation
 
@@ -131,10 +111,17 @@ class Host:
         return np.rint(x)
 
     def positive(self, x: Array) -> Array:
-        return np.maximum(x, 0)
+        return self._clip(x, 0.0, math.inf) if x.size >= _MANY else np.maximum(x, 0)
 
     def negative(self, x: Array) -> Array:
-        return np.minimum(x, 0)
+        return self._clip(x, -math.inf, 0.0) if x.size >= _MANY else np.minimum(x, 0)
+
+    def _clip(self, x: Array, low: float, high: float) -> Array:
+        x = self._dense(x)
+        out = np.empty(x.shape, self.dtype)
+        bounds = map(self.dtype.type, (low, high))
+        _kernels().elements.clip(x.size, x.size / 8, x.reshape(-1), out.reshape(-1), *bounds)
+        return out
 
     def cast(self, x: Array) -> Array:
         return x.astype(self.dtype, copy=False)
@@ -143,7 +130,7 @@ class Host:
         g, y = self._dense(g), self._dense(y)
         out = np.empty(g.shape, self.dtype)
         bounds = [self.dtype.type(bound or 0) for bound in (low, high)]
-        self._elements.mask(
+        _kernels().elements.mask(
             g.size,
             g.size / 8,
             g.reshape(-1),
@@ -165,7 +152,7 @@ class Host:
         rows = r.shape[:2] if r.ndim > 2 else r.shape[:1]
         s, sums = np.empty(r.shape, self.dtype), np.empty((math.prod(rows), 3))
         arrays = (array.reshape(len(sums), math.prod(r.shape[len(rows) :])) for array in (r, z, s))
-        self._elements.shares(len(sums), r.size / 8, *arrays, sums, self.dtype.type(epsilon), unsigned)
+        _kernels().elements.shares(len(sums), r.size / 2, *arrays, sums, self.dtype.type(epsilon), unsigned)
         sums = sums.reshape(*rows, 3)
         bias = None
         if b is not None:
@@ -184,7 +171,7 @@ class Host:
             return np.asarray(np.sum(x, axis=tuple(range(1, x.ndim)), dtype=np.float64))
         rows = x.shape[:2] if x.ndim > 2 else x.shape[:1]
         out = np.empty(math.prod(rows))
-        self._elements.sums(len(out), x.size / 8, self._dense(x).reshape(len(out), -1), out)
+        _kernels().elements.sums(len(out), x.size / 8, self._dense(x).reshape(len(out), -1), out)
         return out.reshape(len(x), -1).sum(axis=1)
 
     def max(self, x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
@@ -245,8 +232,8 @@ class Host:
             return self._product(b.mT, a.mT).mT
         if a.ndim == b.ndim == 2 and len(a) <= _FEW:
             y = np.empty((len(a), b.shape[1]), self.dtype)
-            count = -(-y.shape[1] // self._products.COLUMNS)
-            self._products.few_rows(count, b.size, self._dense(a), self._dense(b), y)
+            count = -(-y.shape[1] // _kernels().products.COLUMNS)
+            _kernels().products.few_rows(count, b.size, self._dense(a), self._dense(b), y)
             return y
         return self._product(a, b)
 
@@ -270,15 +257,15 @@ class Host:
         b = self._dense(b).reshape(len(b), group, outputs, -1)
         if channels == 1 and group > 1:
             self._depthwise(x, w, b, self._nothing(6), y, grid.strides, grid.dilations, grid.begin, (1, 1, 1))
-        elif grid.is_product:
+        elif grid.is_product(samples):
             self._matrices(x, w, (channels, 1), b, self._nothing(6), y)
         else:
             tile = _tile(samples, grid.out)
             tiles = group * math.prod(_pieces((samples, *grid.out), tile))
-            work = y.size * w[0, 0].size / 128
-            block = _block(outputs, _BLOCK, self._shares(work) / max(1, tiles), self._products.STEP)
+            work = y.size * w[0, 0].size / 24
+            block = _block(outputs, _BLOCK, self._shares(work) / max(1, tiles), _kernels().products.STEP)
             count = tiles * _pieces((outputs,), (block,))[0]
-            self._products.conv(count, work, x, w, b, y, *grid[:4], (block, *tile))
+            _kernels().products.conv(count, work, x, w, b, y, *grid[:4], (block, *tile))
         return y.reshape(samples, group * outputs, *_out_sizes(window, x.shape[-len(window.kernel) :]))
 
     def conv_input_grad(
@@ -297,16 +284,16 @@ class Host:
         if channels == 1 and group > 1:
             turned = self._dense(np.flip(w.swapaxes(1, 2), (3, 4, 5)))
             self._depthwise(g, turned, b, by, dx, (1, 1, 1), grid.dilations, grid.turned_begin, grid.strides)
-        elif grid.is_product:
+        elif grid.is_product(samples):
             self._matrices(g, w, (1, channels), b, by, dx)
         else:
             tile = _tile(samples, grid.out)
             pieces = group * _pieces((samples,), tile)[0]
             taps = math.prod(grid.kernel)
-            work = g.size * w[0, 0].size / 128
+            work = g.size * w[0, 0].size / 24
             block = _block(channels, max(1, _BLOCK // taps), self._shares(work) / max(1, pieces), 1)
             count = pieces * _pieces((channels,), (block,))[0]
-            self._products.conv_input_grad(count, work, g, w, by, dx, *grid[:4], (block, *tile))
+            _kernels().products.conv_input_grad(count, work, g, w, by, dx, *grid[:4], (block, *tile))
         return dx.reshape(shape)
 
     def _matrices(self, x: Array, w: Array, steps: tuple[int, int], b: Array, by: Array, y: Array) -> None:
@@ -314,21 +301,21 @@ class Host:
         samples, group, rows = y.shape[:3]
         columns = math.prod(y.shape[3:])
         tiles = samples * group * _pieces((columns,), (_COLUMNS,))[0]
-        work = y.size * x.shape[2] / 128
-        block = _block(rows, _BLOCK, self._shares(work) / max(1, tiles), self._products.STEP)
+        work = y.size * x.shape[2] / 32
+        block = _block(rows, _BLOCK, self._shares(work) / max(1, tiles), _kernels().products.STEP)
         count = tiles * _pieces((rows,), (block,))[0]
         x, by, y = (array.reshape(*array.shape[:3], -1) if array.size else self._nothing(4) for array in (x, by, y))
-        self._products.matrices(count, work, x, w.reshape(group, -1), *steps, b, by, y, block, _COLUMNS)
+        _kernels().products.matrices(count, work, x, w.reshape(group, -1), *steps, b, by, y, block, _COLUMNS)
 
     def _shares(self, work: float) -> int:
         """How many items keep all threads busy that will take part."""
         from onnxplain.engine import jit
 
-        return self._products.SHARES if work >= jit.SERIAL_BELOW else 1
+        return _kernels().products.SHARES if work >= jit.SERIAL_BELOW else 1
 
     def _depthwise(self, x: Array, w: Array, b: Array, by: Array, y: Array, *steps: Axes) -> None:
         count = math.prod(x.shape[:2])
-        self._depthwise_kernels.depthwise(count, y.size * w[0, 0].size / 32, x, w, b, by, y, *steps)
+        _kernels().depthwise.depthwise(count, y.size * w[0, 0].size / 8, x, w, b, by, y, *steps)
 
     def _nothing(self, axes: int) -> Array:
         """No elements, read-only as kernels take what they read."""
@@ -350,7 +337,7 @@ class Host:
         grid = _grid(window, tuple(x.shape[2:]))
         x = self._dense(x)
         y = np.empty((math.prod(x.shape[:2]), *grid.out), self.dtype)
-        self._pools.max_pool(len(y), x.size, x.reshape(len(y), *grid.size), y, *grid[:4])
+        _kernels().pools.max_pool(len(y), x.size, x.reshape(len(y), *grid.size), y, *grid[:4])
         return y.reshape(*x.shape[:2], *_out_sizes(window, x.shape[2:]))
 
     def max_unpool(self, g: Array, x: Array, window: Window) -> Array:
@@ -359,7 +346,7 @@ class Host:
         dx = np.empty(x.shape, self.dtype)
         planes = math.prod(x.shape[:2])
         arrays = (g.reshape(planes, *grid.out), x.reshape(planes, *grid.size), dx.reshape(planes, *grid.size))
-        self._pools.max_unpool(planes, x.size, *arrays, *grid[:4])
+        _kernels().pools.max_unpool(planes, x.size, *arrays, *grid[:4])
         return dx
 
     def _operand(self, value: Array) -> Array:
@@ -374,6 +361,21 @@ class Host:
         return view
 
 
+class _Kernels(NamedTuple):
+    products: ModuleType
+    depthwise: ModuleType
+    pools: ModuleType
+    elements: ModuleType
+
+
+@functools.cache
+def _kernels() -> _Kernels:
+    """All at once: a process that another thread forks while it imports one could never import that."""
+    from onnxplain.engine import depthwise_kernels, element_kernels, pool_kernels, product_kernels  # and numba, slowly
+
+    return _Kernels(product_kernels, depthwise_kernels, pool_kernels, element_kernels)
+
+
 class _Grid(NamedTuple):
     """A window over an input of a known size, with three spatial axes: missing ones stand in front, of length 1."""
 
@@ -384,11 +386,10 @@ class _Grid(NamedTuple):
     size: Axes
     out: Axes
 
-    @property
-    def is_product(self) -> bool:
+    def is_product(self, samples: int) -> bool:
         """Whether positions read themselves alone, and are many enough to be columns of a product as they lie."""
         still = self.size == self.out and {*self.kernel, *self.strides} == {1} and not any(self.begin)
-        return still and math.prod(self.size) >= _WIDE
+        return still and math.prod(self.size) >= (_WIDE if samples > 1 else _NARROW)
 
     @property
     def turned_begin(self) -> Axes:

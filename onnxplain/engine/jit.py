@@ -1,41 +1,24 @@
-"""Numba functions that are compiled on demand, cached on disk and shared among Python threads.
-
-Numba's own threads are not used: its OpenMP layer breaks after a fork and spins between two kernels, and its workqueue
-layer aborts the process when two threads meet in it. Nor are those of BLAS, which wait for each other by spinning, so
-that one other busy process makes a product many times slower. Here a kernel is serial code that releases the GIL, and
-whichever thread is free takes the next share of the work.
-"""
+"""Numba functions that are compiled on demand, cached on disk and shared among threads."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-import os
-import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core.compiler_lock import global_compiler_lock
+
+from onnxplain.engine.threads import Turn, team
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-THREADS = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-"""How many threads share work; numba takes it from the environment variable NUMBA_NUM_THREADS or counts cores."""
-
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-SERIAL_BELOW = 1 << 16
+SERIAL_BELOW = 50_000
 """Elements below which handing work to another thread takes longer than doing it."""
 
 
-_inside = threading.local()
-
-
 class Kernel:
-    """A function ``(start, stop, *arguments)`` that handles the items ``start`` to ``stop``.
+    """A function ``(turn, *arguments)`` that handles the items of ``for start, stop in turns(turn)``.
 
     Parameters
     ----------
@@ -54,15 +37,12 @@ class Kernel:
     def __call__(self, count: int, elements: float, *arguments: Any) -> None:
         """Handle 0 to ``count``, in several threads when there are enough ``elements``, a nanosecond of work each."""
         if count and elements:
-            if elements < SERIAL_BELOW or getattr(_inside, "share", False):
-                self._run(0, count, *arguments)
-            else:
-                share(self._run, [(*part, *arguments) for part in split(count)])
+            team().work(self._run, count, arguments, elements >= SERIAL_BELOW)
 
-    def _run(self, start: int, stop: int, *arguments: Any) -> None:
+    def _run(self, turn: Turn, *arguments: Any) -> None:
         compiled = self._compiled
         try:
-            compiled(start, stop, *arguments)
+            compiled(turn, *arguments)
         except Exception as error:
             # Kernels raise nothing themselves: the arguments are wrong, or the cache is damaged or the disk full.
             if compiled is self._uncached or isinstance(error, numba.core.errors.NumbaError):
@@ -74,7 +54,7 @@ class Kernel:
                 stacklevel=2,
             )
             self._compiled = self._uncached
-            self._uncached(start, stop, *arguments)
+            self._uncached(turn, *arguments)
 
 
 def inner(function: F) -> F:
@@ -85,57 +65,3 @@ def inner(function: F) -> F:
 def reordered(function: F) -> F:
     """An :func:`inner` one whose sums the compiler may reorder, which lets it use vector registers."""
     return cast(F, numba.njit(**_OPTIONS | {"fastmath": {"contract", "reassoc"}})(function))
-
-
-def split(count: int) -> list[tuple[int, int]]:
-    """Ranges from 0 to ``count``, more than there are threads, so that none waits long for another."""
-    parts = max(1, min(count, 2 * THREADS if THREADS > 1 else 1))
-    return list(itertools.pairwise(count * part // parts for part in range(parts + 1)))
-
-
-def share(work: Callable[..., object], shares: Iterable[tuple[Any, ...]]) -> None:
-    """Call ``work(*share)`` for every share, in this thread and the workers; kernels within are not shared again.
-
-    Raises
-    ------
-    Exception
-        What a call raised; other shares may then not have been worked on.
-    """
-    pending = deque(shares)
-
-    def take() -> None:
-        while True:
-            try:
-                arguments = pending.popleft()
-            except IndexError:
-                return
-            _inside.share = True
-            try:
-                work(*arguments)
-            finally:
-                _inside.share = False
-
-    helpers = [_workers().submit(take) for _ in range(min(THREADS, len(pending)) - 1)]
-    take()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
-
-
-@functools.cache
-def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, THREADS - 1), thread_name_prefix="onnxplain")
-
-
-def _start_in_child() -> None:
-    _workers.cache_clear()
-    global_compiler_lock.release()  # type: ignore[no-untyped-call]
-
-
-if hasattr(os, "register_at_fork"):
-    # The child has none of the parent's threads: not the workers, and none that would end a compilation under way.
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=_start_in_child,
-    )

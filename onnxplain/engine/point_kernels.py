@@ -1,4 +1,4 @@
-"""Numba kernels that route points; each handles the points ``start`` to ``stop``."""
+"""Numba kernels that route points; their items are points unless they say otherwise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
 from onnxplain.engine.pool_kernels import Axes, Floats, Places
+from onnxplain.engine.threads import Turn, items, turns
 
 
 @_inner
@@ -16,30 +17,31 @@ def _clipped(position: int, size: int) -> int:
 
 @Kernel
 def window(
-    start: int, stop: int, index: Places, x: Floats, out: Axes, kernel: Axes, strides: Axes, dilations: Axes,
+    turn: Turn, index: Places, x: Floats, out: Axes, kernel: Axes, strides: Axes, dilations: Axes,
     begin: Axes, found: Places,
 ) -> None:  # fmt: skip
     """The first maximum of each point's window; x is planes x spatial. All padding: the cell nearest to its first."""
     _, depth, height, width = x.shape
-    for p in range(start, stop):
-        rest, o2 = divmod(index[p], out[2])
-        rest, o1 = divmod(rest, out[1])
-        plane, o0 = divmod(rest, out[0])
-        first = (o0 * strides[0] - begin[0], o1 * strides[1] - begin[1], o2 * strides[2] - begin[2])
-        at = (_clipped(first[0], depth) * height + _clipped(first[1], height)) * width + _clipped(first[2], width)
-        best, seen = x[plane, 0, 0, 0], False
-        for k0 in range(kernel[0]):
-            z = first[0] + k0 * dilations[0]
-            for k1 in range(kernel[1]):
-                y = first[1] + k1 * dilations[1]
-                for k2 in range(kernel[2]):
-                    u = first[2] + k2 * dilations[2]
-                    if 0 <= z < depth and 0 <= y < height and 0 <= u < width:
-                        value = x[plane, z, y, u]
-                        if not seen or value > best:
-                            best, seen = value, True
-                            at = (z * height + y) * width + u
-        found[p] = plane * depth * height * width + at
+    for start, stop in turns(turn):
+        for p in range(start, stop):
+            rest, o2 = divmod(index[p], out[2])
+            rest, o1 = divmod(rest, out[1])
+            plane, o0 = divmod(rest, out[0])
+            first = (o0 * strides[0] - begin[0], o1 * strides[1] - begin[1], o2 * strides[2] - begin[2])
+            at = (_clipped(first[0], depth) * height + _clipped(first[1], height)) * width + _clipped(first[2], width)
+            best, seen = x[plane, 0, 0, 0], False
+            for k0 in range(kernel[0]):
+                z = first[0] + k0 * dilations[0]
+                for k1 in range(kernel[1]):
+                    y = first[1] + k1 * dilations[1]
+                    for k2 in range(kernel[2]):
+                        u = first[2] + k2 * dilations[2]
+                        if 0 <= z < depth and 0 <= y < height and 0 <= u < width:
+                            value = x[plane, z, y, u]
+                            if not seen or value > best:
+                                best, seen = value, True
+                                at = (z * height + y) * width + u
+            found[p] = plane * depth * height * width + at
 
 
 @_inner
@@ -98,7 +100,7 @@ def _best_channel(column: Floats, w: Floats, taps: int, sign: float) -> int:
 
 @Kernel
 def conv(
-    start: int, stop: int, index: Places, signs: Floats, x: Floats, w: Floats, out: tuple[int, int, int, int],
+    turn: Turn, index: Places, signs: Floats, x: Floats, w: Floats, out: tuple[int, int, int, int],
     kernel: Axes, strides: Axes, dilations: Axes, begin: Axes, location: int, found: Places,
 ) -> None:  # fmt: skip
     """The input element behind each output element of a convolution; x is N x C x spatial, w M x (C/group * kernel).
@@ -111,7 +113,7 @@ def conv(
     outs_per_group = out[0] // (channels // per_group)
     column, offsets = np.empty(w.shape[1], np.float32), np.empty(taps, np.int64)
     seen_n, seen_base, seen_first = -1, -1, (0, 0, 0)
-    for p in range(start, stop):
+    for p in items(turn):
         rest, o2 = divmod(index[p], out[3])
         rest, o1 = divmod(rest, out[2])
         rest, o0 = divmod(rest, out[1])
@@ -146,14 +148,14 @@ def conv(
 
 @Kernel
 def conv_transpose(
-    start: int, stop: int, index: Places, signs: Floats, x: Floats, w: Floats, out: tuple[int, int, int, int],
+    turn: Turn, index: Places, signs: Floats, x: Floats, w: Floats, out: tuple[int, int, int, int],
     kernel: Axes, strides: Axes, dilations: Axes, begin: Axes, location: int, found: Places,
 ) -> None:  # fmt: skip
     """The same for a transposed convolution; w is C x M/group x kernel, the window that of the convolution it turns."""
     _, channels, depth, height, width = x.shape
     outs_per_group = w.shape[1]
     per_group = channels // (out[0] // outs_per_group)
-    for p in range(start, stop):
+    for p in items(turn):
         rest, o2 = divmod(index[p], out[3])
         rest, o1 = divmod(rest, out[2])
         rest, o0 = divmod(rest, out[1])
@@ -165,8 +167,8 @@ def conv_transpose(
         z = _clipped((o0 + begin[0] - (kernel[0] - 1) * dilations[0] // 2) // strides[0], depth)
         y = _clipped((o1 + begin[1] - (kernel[1] - 1) * dilations[1] // 2) // strides[1], height)
         u = _clipped((o2 + begin[2] - (kernel[2] - 1) * dilations[2] // 2) // strides[2], width)
-        for turn in range(per_group + (1 if location else 0)):
-            chosen = turn if turn < per_group else winner
+        for candidate in range(per_group + (1 if location else 0)):
+            chosen = candidate if candidate < per_group else winner
             total = 0.0
             for k0 in range(kernel[0]):
                 a, rest0 = divmod(o0 + begin[0] - k0 * dilations[0], strides[0])
@@ -182,20 +184,18 @@ def conv_transpose(
                         part = activation * w[base + chosen, inner, k0, k1, k2] * signs[p]
                         total += part
                         value = part if location == 1 else activation
-                        if turn == per_group and (not seen or value > best):
+                        if candidate == per_group and (not seen or value > best):
                             best, seen = value, True
                             z, y, u = a, b, c
-            if turn < per_group and (turn == 0 or total > most):
-                winner, most = turn, total
+            if candidate < per_group and (candidate == 0 or total > most):
+                winner, most = candidate, total
         found[p] = (((n * channels + base + winner) * depth + z) * height + y) * width + u
 
 
 @Kernel
-def dense_best(
-    start: int, stop: int, index: Places, signs: Floats, x: Floats, w: Floats, best: Places, value: Floats
-) -> None:
+def dense_best(turn: Turn, index: Places, signs: Floats, x: Floats, w: Floats, best: Places, value: Floats) -> None:
     """The largest contribution to each output of rows x @ w^T, the first on ties."""
-    for p in range(start, stop):
+    for p in items(turn):
         row, m = divmod(index[p], w.shape[0])
         most, at = 0.0, 0
         for k in range(x.shape[1]):
@@ -206,24 +206,23 @@ def dense_best(
 
 
 @Kernel
-def dense_all(
-    start: int, stop: int, index: Places, weight: Floats, signs: Floats, x: Floats, w: Floats, counts: Floats
-) -> None:
-    """counts[row, k] += weight of every point to whose output input k contributes positively; inputs start to stop."""
-    for p in range(len(index)):
-        row, m = divmod(index[p], w.shape[0])
-        for k in range(start, stop):
-            if float(x[row, k]) * w[m, k] * signs[p] > 0:
-                counts[row, k] += weight[p]
+def dense_all(turn: Turn, index: Places, weight: Floats, signs: Floats, x: Floats, w: Floats, counts: Floats) -> None:
+    """counts[row, k] += weight of every point to whose output input k contributes positively; items are inputs."""
+    for start, stop in turns(turn):
+        for p in range(len(index)):
+            row, m = divmod(index[p], w.shape[0])
+            for k in range(start, stop):
+                if float(x[row, k]) * w[m, k] * signs[p] > 0:
+                    counts[row, k] += weight[p]
 
 
 @Kernel
 def product(
-    start: int, stop: int, signs: Floats, left: Places, right: Places, column: Places, a: Floats, b: Floats,
+    turn: Turn, signs: Floats, left: Places, right: Places, column: Places, a: Floats, b: Floats,
     follow: int, at_a: Places, at_b: Places,
 ) -> None:  # fmt: skip
     """The largest term of each point's a[left] . b[right, :, column], at the operand to follow; -1 at the other."""
-    for p in range(start, stop):
+    for p in items(turn):
         most, at = 0.0, 0
         for k in range(a.shape[1]):
             part = float(a[left[p], k]) * b[right[p], k, column[p]] * signs[p]

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
+from onnxplain.engine.threads import Turn, items
 
 Axes = tuple[int, int, int]
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -68,12 +69,10 @@ def _raise(source: Floats, best: Floats, place: Places, first: int, stride: int)
 
 
 @Kernel
-def max_pool(
-    start: int, stop: int, x: Floats, y: Floats, kernel: Axes, strides: Axes, dilations: Axes, begin: Axes
-) -> None:
+def max_pool(turn: Turn, x: Floats, y: Floats, kernel: Axes, strides: Axes, dilations: Axes, begin: Axes) -> None:
     """Maximum over each window, -inf where it holds padding only; x is planes x spatial, y planes x output."""
     places = np.empty(y.shape[3], np.int64)
-    for i in range(start, stop):
+    for i in items(turn):
         for o in range(y.shape[1]):
             for h in range(y.shape[2]):
                 _first_maxima(x[i], y[i, o, h], places, kernel, strides, dilations, begin, o, h)
@@ -81,7 +80,7 @@ def max_pool(
 
 @Kernel
 def max_unpool(
-    start: int, stop: int, g: Floats, x: Floats, dx: Floats, kernel: Axes, strides: Axes, dilations: Axes, begin: Axes
+    turn: Turn, g: Floats, x: Floats, dx: Floats, kernel: Axes, strides: Axes, dilations: Axes, begin: Axes
 ) -> None:
     """Add g at the first maximum of each window of x, nowhere where that is -inf, as in the padding.
 
@@ -89,7 +88,7 @@ def max_unpool(
     """
     maxima = np.empty(g.shape[3], x.dtype)
     places = np.empty(g.shape[3], np.int64)
-    for i in range(start, stop):
+    for i in items(turn):
         plane = dx[i].reshape(-1)
         plane[:] = 0
         for o in range(g.shape[1]):

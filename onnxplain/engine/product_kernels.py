@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxplain.engine.jit import THREADS, Kernel
+from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
 from onnxplain.engine.pool_kernels import Axes, Floats, inside
+from onnxplain.engine.threads import THREADS, Turn, items, turns
 
 Steps = tuple[int, int, int, int, int]
 
@@ -235,19 +236,19 @@ def _across(panel: Floats, j: int, p0: int, p1: int, p2: int, p3: int) -> tuple[
 
 @Kernel
 def matrices(
-    start: int, stop: int, x: Floats, w: Floats, row_step: int, term_step: int, b: Floats, by: Floats, y: Floats,
+    turn: Turn, x: Floats, w: Floats, row_step: int, term_step: int, b: Floats, by: Floats, y: Floats,
     block: int, tile: int,
 ) -> None:  # fmt: skip
     """y = (W x + b) * by for stacks of matrices: x is N x G x K x columns, y and ``by`` N x G x M x columns.
 
     W of group g has ``w[g, m * row_step + k * term_step]`` in row m and column k. b is N or 1 x G x M x columns or 1.
-    ``start`` to ``stop`` count samples, groups, blocks of rows and tiles of columns.
+    Items are samples, groups, blocks of rows and tiles of columns.
     """
     _, groups, terms, columns = x.shape
     rows = y.shape[2]
     source, weights, target, factor = x.reshape(-1), w.reshape(-1), y.reshape(-1), by.reshape(-1)
     blocks, tiles = (rows - 1) // block + 1, (columns - 1) // tile + 1
-    for i in range(start, stop):
+    for i in items(turn):
         rest, j = divmod(i, tiles)
         rest, m = divmod(rest, blocks)
         n, g = divmod(rest, groups)
@@ -277,15 +278,14 @@ def _tap(k: int, kernel: Axes) -> tuple[int, Axes]:
 
 @Kernel
 def conv(
-    start: int, stop: int, x: Floats, w: Floats, b: Floats, y: Floats,
+    turn: Turn, x: Floats, w: Floats, b: Floats, y: Floats,
     kernel: Axes, strides: Axes, dilations: Axes, begin: Axes, steps: Steps,
 ) -> None:  # fmt: skip
     """Cross-correlation of x, N x G x C x spatial, with w, G x M x C x kernel, plus b, in y, N x G x M x output.
 
     b is N or 1 x G x M x flat output or 1.
 
-    ``steps`` are the sizes of a tile: output channels, samples, spatial axes. ``start`` to ``stop`` count groups and
-    tiles.
+    ``steps`` are the sizes of a tile: output channels, samples, spatial axes. Items are groups and tiles.
     """
     samples, _, outputs, out_d, out_h, out_w = y.shape
     length = x.shape[2] * kernel[0] * kernel[1] * kernel[2]
@@ -295,7 +295,7 @@ def conv(
     weights = w.reshape(-1)
     tiles_m, tiles_n = (outputs - 1) // steps[0] + 1, (samples - 1) // steps[1] + 1
     tiles_d, tiles_h, tiles_w = (out_d - 1) // steps[2] + 1, (out_h - 1) // steps[3] + 1, (out_w - 1) // steps[4] + 1
-    for i in range(start, stop):
+    for i in items(turn):
         rest, j = divmod(i, tiles_w)
         rest, h = divmod(rest, tiles_h)
         rest, d = divmod(rest, tiles_d)
@@ -326,13 +326,13 @@ def conv(
 
 @Kernel
 def conv_input_grad(
-    start: int, stop: int, y: Floats, w: Floats, by: Floats, x: Floats,
+    turn: Turn, y: Floats, w: Floats, by: Floats, x: Floats,
     kernel: Axes, strides: Axes, dilations: Axes, begin: Axes, steps: Steps,
 ) -> None:  # fmt: skip
     """Adjoint of :func:`conv`: from y to x, with the same shapes, times ``by``, in the shape of x.
 
-    ``steps`` are the sizes of a tile: input channels, samples, spatial axes of the output. ``start`` to ``stop`` count
-    groups, blocks of channels and samples; tiles overlap in x.
+    ``steps`` are the sizes of a tile: input channels, samples, spatial axes of the output. Items are groups, blocks of
+    channels and samples; tiles overlap in x.
     """
     samples, _, outputs, out_d, out_h, out_w = y.shape
     channels, taps = x.shape[2], kernel[0] * kernel[1] * kernel[2]
@@ -341,7 +341,7 @@ def conv_input_grad(
     sums = _aligned(min(DEPTH, steps[0] * taps) * longest, y)
     factor, target, volume = by.reshape(-1), x.reshape(-1), x.shape[3] * x.shape[4] * x.shape[5]
     tiles_n, tiles_c = (samples - 1) // steps[1] + 1, (channels - 1) // steps[0] + 1
-    for i in range(start, stop):
+    for i in items(turn):
         rest, n = divmod(i, tiles_n)
         g, c = divmod(rest, tiles_c)
         n, c = n * steps[1], c * steps[0]
@@ -388,16 +388,17 @@ def _add_tile(
 
 
 @Kernel
-def few_rows(start: int, stop: int, a: Floats, b: Floats, y: Floats) -> None:
+def few_rows(turn: Turn, a: Floats, b: Floats, y: Floats) -> None:
     """y = a b for an ``a`` of few rows, ``COLUMNS`` columns to an item; rows of b that meet zeros are not read."""
     rows, inner = a.shape
     width = b.shape[1]
     flat_b, flat_y = b.reshape(-1), y.reshape(-1)
-    low, high = start * COLUMNS, min(stop * COLUMNS, width)
-    for first in range(low, high, COLUMNS):
-        count = min(COLUMNS, high - first)
-        fill(flat_y, first, width, rows, count)
-        for k in range(inner):
-            for row in range(rows):
-                if a[row, k] != 0:
-                    _add(a[row, k], flat_b, k * width + first, 0, flat_y, row * width + first, 0, 1, 1, count)
+    for start, stop in turns(turn):
+        high = min(stop * COLUMNS, width)
+        for first in range(start * COLUMNS, high, COLUMNS):
+            count = min(COLUMNS, high - first)
+            fill(flat_y, first, width, rows, count)
+            for k in range(inner):
+                for row in range(rows):
+                    if a[row, k] != 0:
+                        _add(a[row, k], flat_b, k * width + first, 0, flat_y, row * width + first, 0, 1, 1, count)

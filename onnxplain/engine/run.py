@@ -125,7 +125,7 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
 
 
 def _threads() -> int:
-    from onnxplain.engine.jit import THREADS
+    from onnxplain.engine.threads import THREADS
 
     return THREADS
 
@@ -134,7 +134,7 @@ def _at_once(part: Callable[[int], tuple[Feed, Result]], starts: Sequence[int]) 
     """All parts, each worked on by a thread of its own: threads that share one would wait for each other."""
     if len(starts) == 1:
         return [part(starts[0])]
-    from onnxplain.engine.jit import share
+    from onnxplain.engine.threads import share
 
     found: dict[int, tuple[Feed, Result]] = {}
 

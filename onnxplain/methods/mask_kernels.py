@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxplain.engine.jit import Kernel
+from onnxplain.engine.threads import Turn, items, turns
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Doubles = np.ndarray[Any, np.dtype[np.float64]]
@@ -16,7 +17,7 @@ BLOCK = 1024
 
 
 def _upsample(
-    start: int, stop: int, planes: Floats, index: Places, rows: Places, row_share: Floats, columns: Places,
+    turn: Turn, planes: Floats, index: Places, rows: Places, row_share: Floats, columns: Places,
     column_share: Floats, corners: Places, scaled: bool, masks: Floats, areas: Doubles,
 ) -> None:  # fmt: skip
     """``masks[b]`` from ``planes[index[b]]``, linear along columns and then rows, cut out at ``corners[b]``.
@@ -27,7 +28,7 @@ def _upsample(
     height, width = masks.shape[1:]
     wide = np.empty((planes.shape[1], width), np.float32)
     low, high, area = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float64)
-    for b in range(start, stop):
+    for b in items(turn):
         plane, mask = planes[index[b]], masks[b]
         top, left = corners[b]
         for r in range(planes.shape[1]):
@@ -54,17 +55,17 @@ def _upsample(
         areas[b] = area.sum()
 
 
-def _blend_planes(start: int, stop: int, masks: Floats, x: Floats, fill: Floats, out: Floats) -> None:
+def _blend_planes(turn: Turn, masks: Floats, x: Floats, fill: Floats, out: Floats) -> None:
     """``out[b, c] = fill[c] + masks[b] * (x[c] - fill[c])``, pixels along the last axis."""
-    for b in range(start, stop):
+    for b in items(turn):
         for c in range(len(x)):
             for p in range(x.shape[1]):
                 out[b, c, p] = fill[c] + masks[b, p] * (x[c, p] - fill[c])
 
 
-def _blend_pixels(start: int, stop: int, masks: Floats, x: Floats, fill: Floats, out: Floats) -> None:
+def _blend_pixels(turn: Turn, masks: Floats, x: Floats, fill: Floats, out: Floats) -> None:
     """The same with the channels along the last axis; three of them, written out, become vector instructions."""
-    for b in range(start, stop):
+    for b in items(turn):
         mask, source, target = masks[b], x.reshape(-1), out[b].reshape(-1)
         if x.shape[1] == 3:
             red, green, blue = fill
@@ -79,15 +80,16 @@ def _blend_pixels(start: int, stop: int, masks: Floats, x: Floats, fill: Floats,
                     out[b, p, c] = fill[c] + mask[p] * (x[p, c] - fill[c])
 
 
-def _accumulate(start: int, stop: int, masks: Floats, weights: Doubles, total: Doubles) -> None:
+def _accumulate(turn: Turn, masks: Floats, weights: Doubles, total: Doubles) -> None:
     """``total += sum over b of weights[b] * masks[b]``, every pixel in the order of the masks."""
-    end = min(stop * BLOCK, len(total))
-    for first in range(start * BLOCK, end, BLOCK):
-        part = total[first : min(first + BLOCK, end)]
-        for b in range(len(masks)):
-            mask, weight = masks[b, first:], weights[b]
-            for p in range(len(part)):
-                part[p] += weight * mask[p]
+    for start, stop in turns(turn):
+        end = min(stop * BLOCK, len(total))
+        for first in range(start * BLOCK, end, BLOCK):
+            part = total[first : min(first + BLOCK, end)]
+            for b in range(len(masks)):
+                mask, weight = masks[b, first:], weights[b]
+                for p in range(len(part)):
+                    part[p] += weight * mask[p]
 
 
 upsample = Kernel(_upsample)

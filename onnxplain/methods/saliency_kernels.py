@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain.engine.jit import Kernel
+from onnxplain.engine.threads import Turn, items
 
 Floats = NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -176,14 +177,14 @@ def _replace_root(heap: Floats, value: np.float32) -> None:
 
 @Kernel
 def _search(
-    begin: int, end: int, ground: Floats, other: Floats, taps: tuple[int, ...], stride: int, corners: NDArray[np.int64],
+    turn: Turn, ground: Floats, other: Floats, taps: tuple[int, ...], stride: int, corners: NDArray[np.int64],
     height: int, width: int, c: float, nearest: Floats,
 ) -> None:  # fmt: skip
     """Offer every candidate of ``other`` to every pixel of the blocks; ``nearest`` holds a max-heap per pixel.
 
     ``taps`` stands for the patch by its length: a tuple's length is known to the compiler, which unrolls over it.
     """
-    for b in range(begin, end):
+    for b in items(turn):
         top, left = corners[b]
         rows = min(ROWS, height - top)
         limits = nearest[b, :, :, 0].copy()

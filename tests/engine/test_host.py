@@ -367,6 +367,14 @@ def test_mask_keeps_what_lies_between(low, high):
     np.testing.assert_array_equal(XP.mask(g, y), np.where(y > 0, g, 0))
 
 
+@pytest.mark.parametrize("size", [100, 40_000])
+def test_positive_and_negative_parts_keep_what_is_not_a_number(size):
+    x = np.random.default_rng(8).normal(size=size).astype(np.float32).reshape(5, -1)
+    x[:, :6] = [np.nan, np.inf, -np.inf, 0, 1, -1]
+    np.testing.assert_array_equal(XP.positive(x), np.maximum(x, 0))
+    np.testing.assert_array_equal(XP.negative(x[:, ::-1]), np.minimum(x[:, ::-1], 0))
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 1), (3, 1, 5), (20, 4000)])
 def test_ratio_keeps_the_sign_of_the_denominator(shape):
     rng = np.random.default_rng(7)
