@@ -3,9 +3,10 @@
     python tools/export_bench_models.py -o build/bench              # once, in an environment with torch
     python tools/bench.py [--peer-python TORCH/bin/python] [--json FILE]
 
-Of every model, batch size and method, each round takes a fresh input and times every contestant, each right after a
-plain pass of onnxruntime over the same input in the same process; what counts is the ratio of the two. Printed are the
-median over the rounds and in brackets the quartiles. Building models, graphs and sessions is not counted. The peers,
+Of every model, batch size and method, each round takes a fresh input and times every contestant, each between two plain
+passes of onnxruntime over the same input in the same process; what counts is the ratio to their mean, and a measurement
+between passes that differ much is taken again. Printed are the median over the rounds and in brackets the quartiles.
+Building models, graphs and sessions is not counted. The peers,
 torch autograd and captum for the gradient and zennit for epsilon-plus-flat, run in a process of their own that is asked
 in the same rounds. Peak memory is that of processes that do nothing else. The last table times fresh processes.
 
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 from bench_profile import profile, profile_table
-from timing import MIB, peak_memory, spread, table, timed
+from timing import MIB, beside, peak_memory, spread, table, timed
 
 import onnxplain
 
@@ -99,21 +100,24 @@ def rounds(
     method: str,
     peers: dict[str, Callable[[], dict[str, float]]],
 ) -> Row:
-    """Seconds of the plain pass and, of each contestant, the quartiles of its ratio to the pass before it."""
+    """Seconds of the plain pass and, of each contestant, the quartiles of its ratio to the passes around it."""
     plain: list[float] = []
     ratios: dict[str, list[float]] = {contestant: [] for contestant in (*given.engines, *peers)}
     peaks: dict[str, float] = {}
     for done, x in zip(range(given.rounds + 1), inputs(batch), strict=False):
         for contestant, found in ratios.items():
-            before = timed(lambda: model.plain.run({model.inputs[0].name: x}))  # noqa: B023
-            if contestant in peers:
+
+            def measured(contestant: str = contestant, x: np.ndarray = x) -> float:
+                if contestant not in peers:
+                    return timed(lambda: onnxplain.explain(model, x, METHODS[method], engine=contestant))
                 answer = peers[contestant]()
-                seconds, peaks[contestant] = answer["seconds"], answer["peak_bytes"]
-            else:
-                seconds = timed(lambda: onnxplain.explain(model, x, METHODS[method], engine=contestant))  # noqa: B023
+                peaks[contestant] = answer["peak_bytes"]
+                return answer["seconds"]
+
+            seconds, pair = beside(lambda: model.plain.run({model.inputs[0].name: x}), measured)  # noqa: B023
             if done:
-                plain.append(before)
-                found.append(seconds / before)
+                plain.append(pair)
+                found.append(seconds / pair)
     row: Row = {"plain": spread(plain), "ratios": {name: spread(found) for name, found in ratios.items()}}
     if {"host", "compiled"} <= ratios.keys():
         row["host / compiled"] = spread(np.divide(ratios["host"], ratios["compiled"]))

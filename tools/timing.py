@@ -12,6 +12,9 @@ import numpy as np
 
 PAUSE = 0.05
 """Seconds before a measurement, in which the threads of what ran before come to rest."""
+STEADY = 1.15
+"""By how much the passes before and after a measurement may differ; a machine shared with others changes its pace."""
+TRIES = 20
 MIB = 2**20
 
 
@@ -37,6 +40,19 @@ def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def beside(plain: Callable[[], object], measured: Callable[[], float]) -> tuple[float, float]:
+    """Seconds of a measurement, and of a plain pass before and after it on average.
+
+    It is taken again while these passes differ by more than ``STEADY``, ``TRIES`` times at most.
+    """
+    after = timed(plain)
+    for _ in range(TRIES):
+        before, seconds, after = after, measured(), timed(plain)
+        if max(before, after) <= STEADY * min(before, after):
+            break
+    return seconds, (before + after) / 2
 
 
 def peak_memory() -> int:

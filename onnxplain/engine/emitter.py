@@ -53,8 +53,7 @@ class Emitter(ElementEmitter):
         if not isinstance(g, Sym):
             return self.host.conv_input_grad(g, w, window, group, spatial)
         if isinstance(w, np.ndarray) and group == 1 and w.size > w[0, 0].size and (w == w[:1, :1]).all():
-            total = self.sum(g, (1,), keepdims=True)
-            dx = self.conv_input_grad(total, w[:1, :1], window, 1, spatial)
+            dx = self.conv_input_grad(self._sum_channels(g), w[:1, :1], window, 1, spatial)
             return self.expand(dx, (dx.shape[0], w.shape[1], *spatial))
         if max(window.strides) > 1 and self._blockable(g):
             if group == w.shape[0] and w.shape[1] == 1:
@@ -65,6 +64,16 @@ class Emitter(ElementEmitter):
         if flipped is not None and isinstance(w, np.ndarray):
             return self.conv(g, self._turned_kernel(w, group), flipped, group)
         return self._conv_transpose(g, w, window, group, spatial)
+
+    def _sum_channels(self, g: Sym) -> Array:
+        """The sum over channels; what all of them are divided by divides the sum instead."""
+        r, z = self._quotients.get(g.name, (g, g))
+        one = self._first_filter(z) if r is not g else None
+        if one is not None:
+            return self._sum_channels(r) / one
+        if self._blockable(g):
+            return self.conv(g, np.ones((1, g.shape[1], 1, 1), np.float32), _POINT)
+        return self.sum(g, (1,), keepdims=True)
 
     def _spread(self, g: Sym, strides: Sequence[int]) -> Sym:
         """``g`` with zeros between its elements: what a strided Conv hands back, but for its kernel.

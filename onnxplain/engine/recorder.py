@@ -108,6 +108,7 @@ class Recorder:
         self._constants: dict[int, tuple[np.ndarray, str]] = {}
         self._in_blocks: set[str] = set()
         self._terms: dict[str, tuple[Sym, Sym]] = {}
+        self._quotients: dict[str, tuple[Sym, Sym]] = {}
         self._factors: dict[str, set[str]] = {}
         self.rectified: dict[str, Sym] = {}
 
@@ -176,6 +177,8 @@ class Recorder:
         result = self.emit(op_type, [a, b], broadcast(a.shape, b.shape), dtype or first.dtype)
         if op_type == "Add" and isinstance(a, Sym) and isinstance(b, Sym):
             self._terms[result.name] = a, b
+        if op_type == "Div" and isinstance(a, Sym) and isinstance(b, Sym):
+            self._quotients[result.name] = a, b
         self._factors[result.name] = self._common_factors(op_type, a, b)
         return result
 
@@ -200,6 +203,13 @@ class Recorder:
         y = self.emit("Conv", inputs, shape, **attributes)
         self._convolutions[y.name] = (inputs, attributes)
         return y
+
+    def _first_filter(self, y: Sym) -> Sym | None:
+        """One channel of a convolution whose filters are all the same; None for anything else."""
+        (x, *filters), attributes = self._convolutions.get(y.name, ([None], {}))
+        if not filters or not all(isinstance(part, np.ndarray) and (part == part[:1]).all() for part in filters):
+            return None
+        return self._convolve([x, *(part[:1] for part in filters)], (y.shape[0], 1, *y.shape[2:]), attributes)
 
     def unary(self, op_type: str, x: Any, *settings: Any, **attributes: Any) -> Sym:
         """An elementwise op of one operand."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from onnxplain.engine.run import Work
@@ -69,7 +70,7 @@ class Method:
     backward: bool = True
     inner: bool = False
 
-    @property
+    @cached_property
     def options(self) -> tuple[inspect.Parameter, ...]:
         """What it takes besides the job."""
         return tuple(inspect.signature(self.explain).parameters.values())[1:]

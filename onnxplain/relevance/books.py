@@ -193,12 +193,19 @@ def load_rule_book(source: str | Path) -> RuleBook:
         No such book; a wrong key, value or rule, named with the line it stands in.
     """
     path = Path(source)
-    if path.suffix != ".toml":
-        path = resource("rules") / f"{source}.toml"
-        if str(source) not in rule_book_names():
-            raise UsageError(
-                f"there is no rule book {str(source)!r}; there are {', '.join(rule_book_names())}, or give a .toml file"
-            )
+    return _read_book(path) if path.suffix == ".toml" else _bundled_book(str(source))
+
+
+@functools.lru_cache
+def _bundled_book(name: str) -> RuleBook:
+    if name not in rule_book_names():
+        raise UsageError(
+            f"there is no rule book {name!r}; there are {', '.join(rule_book_names())}, or give a .toml file"
+        )
+    return _read_book(resource("rules") / f"{name}.toml")
+
+
+def _read_book(path: Path) -> RuleBook:
     try:
         return _book(path, path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
