@@ -3,12 +3,12 @@
     python tools/export_bench_models.py -o build/bench              # once, in an environment with torch
     python tools/bench.py [--peer-python TORCH/bin/python] [--json FILE]
 
-Of every model, batch size and method, each round takes a fresh input and times every contestant, each between two plain
-passes of onnxruntime over the same input in the same process; what counts is the ratio to their mean, and a measurement
-between passes that differ much is taken again. Printed are the median over the rounds and in brackets the quartiles.
-Building models, graphs and sessions is not counted. The peers,
-torch autograd and captum for the gradient and zennit for epsilon-plus-flat, run in a process of their own that is asked
-in the same rounds. Peak memory is that of processes that do nothing else. The last table times fresh processes.
+Of every model, batch size and method, each round takes a fresh input and times every contestant twice, between three
+plain passes of onnxruntime over the same input in the same process; what counts is the ratio of the faster one to the
+fastest pass. Printed are the median over the rounds and in brackets the quartiles. Building models, graphs and sessions
+is not counted. The peers, torch autograd and captum for the gradient and zennit for epsilon-plus-flat, run in a process
+of their own that is asked in the same rounds. Peak memory is that of processes that do nothing else. The last table
+times fresh processes.
 
 Under `chrt -f 50` other work on the machine counts less.
 """

@@ -12,9 +12,6 @@ import numpy as np
 
 PAUSE = 0.05
 """Seconds before a measurement, in which the threads of what ran before come to rest."""
-STEADY = 1.15
-"""By how much the passes before and after a measurement may differ; a machine shared with others changes its pace."""
-TRIES = 20
 MIB = 2**20
 
 
@@ -43,16 +40,15 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def beside(plain: Callable[[], object], measured: Callable[[], float]) -> tuple[float, float]:
-    """Seconds of a measurement, and of a plain pass before and after it on average.
+    """Seconds of a measurement and of a plain pass: the faster of two, and the fastest of the three around them.
 
-    It is taken again while these passes differ by more than ``STEADY``, ``TRIES`` times at most.
+    Now and then the scheduler leaves two threads on one core for a few milliseconds, which is all that a pass takes.
     """
-    after = timed(plain)
-    for _ in range(TRIES):
-        before, seconds, after = after, measured(), timed(plain)
-        if max(before, after) <= STEADY * min(before, after):
-            break
-    return seconds, (before + after) / 2
+    passes, found = [timed(plain)], []
+    for _ in range(2):
+        found.append(measured())
+        passes.append(timed(plain))
+    return min(found), min(passes)
 
 
 def peak_memory() -> int:
