@@ -39,7 +39,23 @@ def samples_at_once(total: int, largest: int, weights: int, on_gpu: bool = False
     return max(held, 1)
 
 
-def even_size(count: int, most: int) -> int:
-    """The chunk size up to ``most``, and above half of it, that leaves the fewest places of the last chunk empty."""
+def side_by_side(count: int, total: int, weights: int, threads: int) -> bool:
+    """Whether a compiled graph is faster with samples on a thread each than with all threads on each sample.
+
+    Threads within a pass wait for each other at every node. Weights that outweigh the tensors of a sample, ``total``
+    bytes, are better read once for several; small tensors are not worth a thread, and batches that leave threads idle
+    at their end gain nothing.
+    """
+    even = count % threads == 0 or count >= 4 * threads
+    return threads > 1 and even and total >= max(weights, WORTH_A_THREAD)
+
+
+def even_size(count: int, most: int, passes: int = 1) -> int:
+    """The chunk size up to ``most`` that leaves the fewest places empty, the largest of these.
+
+    Empty are places of the last chunk, or of the last ``passes`` chunks that go on at once; then a chunk may be small,
+    else it is above half of ``most``.
+    """
     most = min(most, count)
-    return max(range(most // 2 + 1, most + 1), key=lambda size: (-(-count % size), size))
+    least = most // 2 + 1 if passes == 1 else 1
+    return max(range(least, most + 1), key=lambda size: (-(-count % (size * passes)), size))

@@ -10,7 +10,7 @@ from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
 from onnxplain.engine.pool_kernels import Axes, Floats, inside
 from onnxplain.engine.product_kernels import LANES, copy, scale, up
-from onnxplain.engine.threads import Turn, turns
+from onnxplain.engine.team import Turn, turns
 
 
 @Kernel

@@ -102,7 +102,7 @@ class ElementEmitter(Recorder):
         return self._one("round", "Round", x)
 
     def positive(self, x: Array) -> Array:
-        return self._one("positive", "Relu", x)
+        return self._one("positive", "Relu", x) if isinstance(x, Sym) else self.maximum(x, 0.0)
 
     def negative(self, x: Array) -> Array:
         if isinstance(x, Sym) and self._blockable(x):

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import reordered as _reordered
-from onnxplain.engine.threads import Turn, turns
+from onnxplain.engine.team import Turn, turns
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from onnxplain.engine.threads import Turn, team
+from onnxplain.engine.team import Turn, team
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -7,7 +7,7 @@ import numpy as np
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
 from onnxplain.engine.pool_kernels import Axes, Floats, Places
-from onnxplain.engine.threads import Turn, items, turns
+from onnxplain.engine.team import Turn, items, turns
 
 
 @_inner

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
-from onnxplain.engine.threads import Turn, items
+from onnxplain.engine.team import Turn, items
 
 Axes = tuple[int, int, int]
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]

@@ -18,7 +18,8 @@ import numpy as np
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
 from onnxplain.engine.pool_kernels import Axes, Floats, inside
-from onnxplain.engine.threads import THREADS, Turn, items, turns
+from onnxplain.engine.team import Turn, items, turns
+from onnxplain.engine.workers import THREADS
 
 Steps = tuple[int, int, int, int, int]
 

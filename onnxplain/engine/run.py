@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from onnxplain.checks import check_count
-from onnxplain.engine.budget import WORTH_A_THREAD, even_size, samples_at_once
+from onnxplain.engine.budget import WORTH_A_THREAD, even_size, samples_at_once, side_by_side
 from onnxplain.engine.recording import Recording
 from onnxplain.engine.sessions import Session, give_memory_back
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
@@ -106,35 +106,27 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
     if work.batch_size is not None:
         check_count("batch_size", work.batch_size)
     count = _samples(model, feed)
-    size = _chunk_size(model, plan, work, feed, count)
-    engine, notes = _choose(model, plan, work, count, target, feed, size)
-    run = _run_compiled if engine == "compiled" else _run_host
-    passes = 1 if engine == "compiled" or callable(target.spec) else _threads()
-    if passes > 1:
-        size = _chunk_size(model, plan, work, feed, count, passes)
+    engine, notes = _choose(model, plan, work, count, target, feed)
+    size, passes = _cut(model, plan, work, count, target, feed, engine)
+    run = partial(_run_compiled, alone=passes > 1) if engine == "compiled" else _run_host
 
     def part(start: int) -> tuple[Feed, Result]:
         chunk = {name: value[start : start + size] for name, value in feed.items()} if count > size else dict(feed)
         here = replace(target, first=start, total=count) if count > size else target
-        key = (run, plan.key, plan.sources, here.key, replace(work, repeats=1), size)
+        key = (engine, plan.key, plan.sources, here.key, replace(work, repeats=1), size)
         result = model.once(key, chunk, partial(run, model, plan, here, chunk, work, size))
         return chunk, replace(result, notes=notes)
 
-    for start in range(0, count, size * passes):
-        yield from _at_once(part, range(start, min(start + size * passes, count), size))
-
-
-def _threads() -> int:
-    from onnxplain.engine.threads import THREADS
-
-    return THREADS
+    ahead = size * passes * (1 if work.keep or work.taps else ROUNDS)
+    for start in range(0, count, ahead):
+        yield from _at_once(part, range(start, min(start + ahead, count), size))
 
 
 def _at_once(part: Callable[[int], tuple[Feed, Result]], starts: Sequence[int]) -> list[tuple[Feed, Result]]:
     """All parts, each worked on by a thread of its own: threads that share one would wait for each other."""
     if len(starts) == 1:
         return [part(starts[0])]
-    from onnxplain.engine.threads import share
+    from onnxplain.engine.workers import share
 
     found: dict[int, tuple[Feed, Result]] = {}
 
@@ -154,7 +146,7 @@ def _samples(model: Model, feed: Feed) -> int:
 
 
 def _choose(
-    model: Model, plan: Plan, work: Work, count: int, target: Target, feed: Feed, size: int
+    model: Model, plan: Plan, work: Work, count: int, target: Target, feed: Feed
 ) -> tuple[str, tuple[str, ...]]:
     """The engine and, where it was chosen automatically, why."""
     if work.engine != "auto":
@@ -162,8 +154,9 @@ def _choose(
     if work.dtype == "float64":
         return "host", ("engine host: float64",)
     if model.runtime.on_gpu or count * work.repeats >= COMPILE_FROM:
+        size, passes = _cut(model, plan, work, count, target, feed, "compiled")
         try:
-            _compiled(model, plan, work, target, feed, _session_batch(model, work, min(count, size), size))
+            _compiled(model, plan, work, target, feed, _session_batch(model, work, min(count, size), size), passes > 1)
         except UnsupportedError as error:
             return "host", (f"engine host: {error}",)
         return "compiled", (
@@ -176,23 +169,33 @@ COMPILE_FROM = 16
 """From how many samples on building a session of its own pays."""
 
 
-def _chunk_size(model: Model, plan: Plan, work: Work, feed: Feed, count: int, passes: int = 1) -> int:
-    """How many samples a pass takes where ``passes`` of them go on at once."""
-    fixed = model.fixed_batch
-    if fixed is not None:
-        return fixed
-    if work.batch_size is not None:
-        return work.batch_size
-    if not model.batched or count <= 1:
-        return max(count, 1)
+ROUNDS = 4
+"""How many parts a thread works on before all wait for the last; one where results hold more than inputs do."""
+
+
+def _cut(model: Model, plan: Plan, work: Work, count: int, target: Target, feed: Feed, engine: str) -> tuple[int, int]:
+    """How many samples a pass takes, and how many passes go on at once."""
+    threads = 1 if model.runtime.on_gpu or callable(target.spec) else _threads(model, engine)
+    given = model.fixed_batch or work.batch_size
+    if given is not None or not model.batched or count <= 1:
+        return given or max(count, 1), threads if engine == "host" else 1
     recording = model.recording(feed, plan.target, 1)
     item = 8 if work.dtype == "float64" else 4
     tensors = {t for layer in plan.path for t in (*layer.inputs, *layer.outputs) if t is not None and not t.static}
     sizes = [int(np.prod(recording.shape(tensor))) * item for tensor in tensors]
     weights = sum(t.value.nbytes for layer in plan.path for t in layer.inputs if t is not None and t.value is not None)
+    passes = threads if engine == "host" or side_by_side(count, sum(sizes), weights, threads) else 1
     most = samples_at_once(sum(sizes), max(sizes, default=0), weights, model.runtime.on_gpu, passes)
+    if engine == "compiled":
+        return even_size(count, max(1, most // passes), passes), passes
     worth_threads = sum(sizes) >= WORTH_A_THREAD
-    return even_size(count, min(most, -(-count // passes)) if worth_threads else most)
+    return even_size(count, min(most, -(-count // passes)) if worth_threads else most), passes
+
+
+def _threads(model: Model, engine: str) -> int:
+    from onnxplain.engine.workers import THREADS
+
+    return THREADS if engine == "host" else min(model.runtime.threads or THREADS, THREADS)
 
 
 def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int) -> Result:
@@ -263,17 +266,20 @@ class _Compiled(NamedTuple):
     key: tuple[Any, ...]
 
 
-def _compiled(model: Model, plan: Plan, work: Work, target: Target, feed: Feed, batch: int | None) -> _Compiled:
-    """The session for samples of this shape in batches of this size."""
+def _compiled(
+    model: Model, plan: Plan, work: Work, target: Target, feed: Feed, batch: int | None, alone: bool
+) -> _Compiled:
+    """The session for samples of this shape in batches of this size, each on a single thread if ``alone``."""
     shapes = tuple(sorted((name, value.shape[1 if model.batched else 0 :]) for name, value in feed.items()))
     key = (
         *("compiled", plan.key, target.direct, target.output, plan.target),
-        *(work.taps, work.keep, work.ledger, work.elementwise, shapes, batch),
+        *(work.taps, work.keep, work.ledger, work.elementwise, shapes, batch, alone),
     )
 
     def build() -> _Compiled:
         graph = compiled_graph(model, plan, work, target, feed)
-        session, graph = graph.session(model.runtime, model.label, batch), graph.without_weights()
+        runtime = replace(model.runtime, threads=1) if alone else model.runtime
+        session, graph = graph.session(runtime, model.label, batch), graph.without_weights()
         give_memory_back()
         return _Compiled(session, graph, key)
 
@@ -287,13 +293,13 @@ def _recordings(model: Model, plan: Plan, feed: Feed) -> tuple[Recording, Record
     return model.recording(feed, plan.target, 2), model.recording(feed, plan.target, 3)
 
 
-def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int) -> Result:
+def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int, alone: bool) -> Result:
     from onnxplain.engine.compiled import PREDICTED, TARGET
 
     started = time.perf_counter()
     count = _samples(model, feed) if model.batched else 1
     batch = _session_batch(model, work, count, size)
-    session, graph, key = _compiled(model, plan, work, target, feed, batch)
+    session, graph, key = _compiled(model, plan, work, target, feed, batch, alone)
     built = time.perf_counter()
     shape = tuple(count if dim == -1 else dim for dim in graph.target_shape)
     y = model.trace([plan.target], feed)[plan.target.name] if target.needs_value else np.zeros(shape, np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxplain.engine.jit import Kernel
-from onnxplain.engine.threads import Turn, items, turns
+from onnxplain.engine.team import Turn, items, turns
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Doubles = np.ndarray[Any, np.dtype[np.float64]]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain.engine.jit import Kernel
-from onnxplain.engine.threads import Turn, items
+from onnxplain.engine.team import Turn, items
 
 Floats = NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., Any])

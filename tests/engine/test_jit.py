@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numba.core import caching, errors
 
-from onnxplain.engine import threads
+from onnxplain.engine import workers
 from onnxplain.engine.jit import Kernel
-from onnxplain.engine.threads import items, share, turns
+from onnxplain.engine.team import _ALONE, _LEADS, items, team, turns
+from onnxplain.engine.workers import share
 
 EVERY_KERNEL = """
 import numpy as np
@@ -68,13 +69,13 @@ def number(turn, out):
 @pytest.fixture
 def four_threads(monkeypatch):
     """As many workers as a machine with four cores has, whatever this one has."""
-    monkeypatch.setattr(threads, "THREADS", 4)
-    threads._workers.cache_clear()
-    threads.team.cache_clear()
+    monkeypatch.setattr(workers, "THREADS", 4)
+    workers.pool.cache_clear()
+    team.cache_clear()
     yield
-    threads._workers().shutdown()
-    threads._workers.cache_clear()
-    threads.team.cache_clear()
+    workers.pool().shutdown()
+    workers.pool.cache_clear()
+    team.cache_clear()
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_all_threads_join_in_a_kernel(four_threads):
             seen.append((start, stop, threading.get_ident()))
 
     for _ in range(3):
-        threads.team().work(meet, 4, (), True)
+        team().work(meet, 4, (), True)
         assert sorted(seen)[-1][:2] == (3, 4)
         assert len({thread for _, _, thread in seen}) == 4
         seen.clear()
@@ -144,7 +145,7 @@ def test_an_error_of_a_helper_comes_out(four_threads):
             failed.wait(30)
 
     with pytest.raises(MemoryError, match="no room"):
-        threads.team().work(fail, 4, (), True)
+        team().work(fail, 4, (), True)
     out = np.zeros(1000)
     Kernel(number)(1000, 1 << 20, out)
     assert out.tolist() == [*range(1000)]
@@ -167,17 +168,17 @@ def test_a_kernel_within_a_share_or_beside_another_is_not_shared(four_threads):
         roles.append(turn.role)
         list(turns(turn))
 
-    share(lambda: threads.team().work(look, 100, (), True), [()] * 3)
+    share(lambda: team().work(look, 100, (), True), [()] * 3)
 
     def beside(turn):
-        if turn.role == threads._LEADS:
-            other = threading.Thread(target=threads.team().work, args=(look, 100, (), True))
+        if turn.role == _LEADS:
+            other = threading.Thread(target=team().work, args=(look, 100, (), True))
             other.start()
             other.join()
         list(turns(turn))
 
-    threads.team().work(beside, 100, (), True)
-    assert roles == [threads._ALONE] * 4
+    team().work(beside, 100, (), True)
+    assert roles == [_ALONE] * 4
 
 
 def test_helpers_let_go_of_what_they_worked_on(four_threads):
@@ -186,10 +187,10 @@ def test_helpers_let_go_of_what_they_worked_on(four_threads):
     Kernel(number)(100_000, 1 << 20, out)
     del out
     deadline = time.monotonic() + 30
-    while (gone() is not None or threads.team()._helpers) and time.monotonic() < deadline:
+    while (gone() is not None or team()._helpers) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert gone() is None
-    assert threads.team()._helpers == 0
+    assert team()._helpers == 0
 
 
 # many at a time

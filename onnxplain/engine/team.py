@@ -1,4 +1,4 @@
-"""Threads of the host engine: one kernel at a time is worked on by all, longer pieces of work by one each.
+"""The threads that work on one kernel of the host engine together.
 
 Numba's own threads are not used: its OpenMP layer breaks after a fork, and its workqueue layer aborts the process when
 two threads meet in it. Nor are those of BLAS, which wait for each other by spinning, so that one other busy process
@@ -13,9 +13,7 @@ import functools
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,8 +23,7 @@ from numba.core import cgutils, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
-THREADS = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-"""How many threads share work; numba takes it from the environment variable NUMBA_NUM_THREADS or counts cores."""
+from onnxplain.engine import workers
 
 Counters = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -144,9 +141,9 @@ class Team:
         """
         if (
             together
-            and THREADS > 1
+            and workers.THREADS > 1
             and count > 1
-            and not getattr(_inside, "share", False)
+            and not workers.inside()
             and self._leading.acquire(blocking=False)
         ):
             try:
@@ -158,10 +155,10 @@ class Team:
             run(Turn(_ALONE, np.array([0, 0, count, count, 0]), self._bell), *arguments)
 
     def _lead(self, run: Callable[..., None], count: int, arguments: tuple[Any, ...]) -> None:
-        grain = max(1, count // (4 * THREADS))
+        grain = max(1, count // (4 * workers.THREADS))
         claims = np.array([0, 0, count, grain, self._bell[0] + 1])
         task = self._task = _Task(run, arguments, claims)
-        self._call_helpers(min(THREADS, count) - 1)
+        self._call_helpers(min(workers.THREADS, count) - 1)
         run(Turn(_LEADS, claims, self._bell), *arguments)
         while claims[_DONE] < count and task.error is None:
             time.sleep(0)
@@ -173,7 +170,7 @@ class Team:
             missing = max(0, wanted - self._helpers)
             self._helpers += missing
         for _ in range(missing):
-            _workers().submit(self._help)
+            workers.pool().submit(self._help)
 
     def _help(self) -> None:
         seen = 0
@@ -187,57 +184,19 @@ class Team:
             self._helpers -= 1
 
 
-def share(work: Callable[..., object], shares: Iterable[tuple[Any, ...]]) -> None:
-    """Call ``work(*share)`` for every share, in this thread and the workers; kernels within are not shared again.
-
-    Raises
-    ------
-    Exception
-        What a call raised; other shares may then not have been worked on.
-    """
-    pending = deque(shares)
-
-    def take() -> None:
-        while True:
-            try:
-                arguments = pending.popleft()
-            except IndexError:
-                return
-            _inside.share = True
-            try:
-                work(*arguments)
-            finally:
-                _inside.share = False
-
-    helpers = [_workers().submit(take) for _ in range(min(THREADS, len(pending)) - 1)]
-    take()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
-
-
-_inside = threading.local()
-
-
 @functools.cache
 def team() -> Team:
     """The team of this process."""
     return Team()
 
 
-@functools.cache
-def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, THREADS - 1), thread_name_prefix="onnxplain")
-
-
 def _start_in_child() -> None:
     team.cache_clear()
-    _workers.cache_clear()
     global_compiler_lock.release()  # type: ignore[no-untyped-call]
 
 
 if hasattr(os, "register_at_fork"):
-    # The child has none of the parent's threads: not the workers, and none that would end a compilation under way.
+    # The child has none of the parent's threads, so none that would end a compilation under way.
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
