@@ -117,13 +117,15 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
         result = model.once(key, chunk, partial(run, model, plan, here, chunk, work, size))
         return chunk, replace(result, notes=notes)
 
-    ahead = size * passes * (1 if work.keep or work.taps else ROUNDS)
+    ahead = size * passes * (1 if passes == 1 or work.keep or work.taps else ROUNDS)
     for start in range(0, count, ahead):
-        yield from _at_once(part, range(start, min(start + ahead, count), size))
+        yield from _at_once(part, range(start, min(start + ahead, count), size), passes)
 
 
-def _at_once(part: Callable[[int], tuple[Feed, Result]], starts: Sequence[int]) -> list[tuple[Feed, Result]]:
-    """All parts, each worked on by a thread of its own: threads that share one would wait for each other."""
+def _at_once(
+    part: Callable[[int], tuple[Feed, Result]], starts: Sequence[int], passes: int
+) -> list[tuple[Feed, Result]]:
+    """All parts, ``passes`` at a time, a thread each: threads that share one would wait for each other."""
     if len(starts) == 1:
         return [part(starts[0])]
     from onnxplain.engine.workers import share
@@ -132,10 +134,10 @@ def _at_once(part: Callable[[int], tuple[Feed, Result]], starts: Sequence[int]) 
 
     def work(start: int) -> None:
         chunk, result = part(start)
-        timings = {name: seconds / len(starts) for name, seconds in result.timings.items()}
+        timings = {name: seconds / min(passes, len(starts)) for name, seconds in result.timings.items()}
         found[start] = chunk, replace(result, timings=timings)
 
-    share(work, [(start,) for start in starts])
+    share(work, [(start,) for start in starts], passes)
     return [found[start] for start in starts]
 
 

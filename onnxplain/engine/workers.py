@@ -21,8 +21,10 @@ THREADS = _count()
 """How many threads share work: as many as there are cores, or the environment variable NUMBA_NUM_THREADS says."""
 
 
-def share(work: Callable[..., object], shares: Iterable[tuple[Any, ...]]) -> None:
+def share(work: Callable[..., object], shares: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
     """Call ``work(*share)`` for every share, in this thread and the workers; kernels within are not shared again.
+
+    No more than ``threads`` calls go on at once, :data:`THREADS` at most.
 
     Raises
     ------
@@ -43,7 +45,7 @@ def share(work: Callable[..., object], shares: Iterable[tuple[Any, ...]]) -> Non
             finally:
                 _inside.share = False
 
-    helpers = [pool().submit(take) for _ in range(min(THREADS, len(pending)) - 1)]
+    helpers = [pool().submit(take) for _ in range(min(THREADS, threads or THREADS, len(pending)) - 1)]
     take()
     for helper in helpers:
         if not helper.cancel():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import nets
@@ -106,6 +107,38 @@ def test_a_size_that_was_asked_for_is_kept(two_threads: None, monkeypatch: pytes
     monkeypatch.setattr(run, "_run_compiled", watched)
     onnxplain.explain(model, x, engine="compiled", batch_size=3)
     assert sizes == [3, 1]
+
+
+@pytest.mark.parametrize(("engine", "threads", "most"), [("compiled", 2, 2), ("compiled", 1, 1), ("host", 2, 4)])
+def test_no_more_at_once_than_there_are_threads(
+    monkeypatch: pytest.MonkeyPatch, engine: str, threads: int, most: int
+) -> None:
+    """The compiled engine keeps to the model's threads; timings of parts that overlap add up to no more than passed."""
+    monkeypatch.setattr(workers, "THREADS", 4)
+    workers.pool.cache_clear()
+    model = onnxplain.load(classifier(), threads=threads)
+    x = np.random.default_rng(1).normal(size=(16, 3, 48, 48)).astype(np.float32)
+    name = "_run_compiled" if engine == "compiled" else "_run_host"
+    here, seen, lock, carried_out = [0], [], threading.Lock(), getattr(run, name)
+
+    def counted(*given: object, **options: object) -> run.Result:
+        with lock:
+            here[0] += 1
+            seen.append(here[0])
+        time.sleep(0.02)
+        try:
+            return carried_out(*given, **options)  # type: ignore[no-any-return]
+        finally:
+            with lock:
+                here[0] -= 1
+
+    monkeypatch.setattr(run, name, counted)
+    started = time.perf_counter()
+    e = onnxplain.explain(model, x, engine=engine, batch_size=1 if engine == "host" else None)
+    assert max(seen) <= most
+    assert sum(e.timings.values()) <= time.perf_counter() - started
+    workers.pool().shutdown()
+    workers.pool.cache_clear()
 
 
 def test_a_compiled_explanation_never_loads_numba(tmp_path: Path) -> None:
