@@ -43,8 +43,10 @@ class Kernel:
         compiled = self._compiled
         try:
             compiled(turn, *arguments)
+        except MemoryError:  # with items claimed, which nobody would work on again
+            raise
         except Exception as error:
-            # Kernels raise nothing themselves: the arguments are wrong, or the cache is damaged or the disk full.
+            # Kernels raise nothing else themselves: the arguments are wrong, or the cache is damaged or the disk full.
             if compiled is self._uncached or isinstance(error, numba.core.errors.NumbaError):
                 raise
             warnings.warn(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +150,19 @@ def test_an_error_of_a_helper_comes_out(four_threads):
     out = np.zeros(1000)
     Kernel(number)(1000, 1 << 20, out)
     assert out.tolist() == [*range(1000)]
+
+
+def hungry(turn, out):
+    for i in items(turn):
+        out[i] = np.empty(1 << 50)[0]
+
+
+def test_a_kernel_that_finds_no_memory_says_so_and_ends(four_threads):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no matter of the cache
+        for elements in (1, 1 << 20):
+            with pytest.raises(MemoryError):
+                Kernel(hungry)(8, elements, np.zeros(8))
 
 
 def test_an_error_of_the_leader_leaves_the_team_ready(four_threads):
