@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnxplain.engine.recording import Recording, record
-from onnxplain.engine.sessions import Runtime, Session, SessionCache, graph_model, resolve_providers
+from onnxplain.engine.sessions import Runtime, Session, SessionCache, give_memory_back, graph_model, resolve_providers
 from onnxplain.engine.sharing import Shared
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.graph.canonize import Change, canonize
@@ -267,7 +267,11 @@ class Model:
         model, weights = graph_model(self.graph, [output], given=[tensor])
         return Session(model, self.runtime, weights, label=self.label)
 
-    def check(self, key: Hashable, feed: Feed, run: Callable[[], Feed]) -> None:
+    def expected(self, key: Hashable, feed: Feed) -> Feed | None:
+        """What :meth:`check` compares a run of this graph on ``feed`` with; None where it was compared before."""
+        return None if key in self._checked else self._expected(feed)
+
+    def check(self, key: Hashable, feed: Feed, run: Callable[[], Feed], expected: Feed | None = None) -> None:
         """Compare the outputs of an instrumented run with the plain run's, once per instrumented graph.
 
         Quantized graphs that onnxruntime's optimiser fuses into integer kernels may round otherwise than the graph as
@@ -281,6 +285,8 @@ class Model:
         feed : mapping of str to numpy.ndarray
         run : callable
             Gives the outputs of the instrumented run on ``feed``; called where they have not been compared yet.
+        expected : mapping of str to numpy.ndarray, optional
+            What :meth:`expected` gave.
 
         Raises
         ------
@@ -288,7 +294,7 @@ class Model:
             The instrumented graph computes something else than the file.
         """
         if key not in self._checked:
-            self._checked[key] = self._compared(run(), feed, self._expected(feed))
+            self._checked[key] = self._compared(run(), feed, expected or self._expected(feed))
         self._recall(key)
 
     def _recall(self, key: Hashable) -> None:
@@ -320,8 +326,12 @@ class Model:
 
     def _expected(self, feed: Feed) -> Feed:
         """The outputs of the plain run; its session is kept only where it was before, since it holds all weights."""
-        session = self.sessions.find("plain") or self._plain_session(lean=True)
-        return session.run(feed)
+        kept: Session | None = self.sessions.find("plain")
+        if kept is not None:
+            return kept.run(feed)
+        found = self._plain_session(lean=True).run(feed)
+        give_memory_back()
+        return found
 
     def _tapped(self, key: tuple[str, ...], feed: Feed) -> Session:
         """A session with tensors exposed that gives the outputs of the plain run; that comes first and is over."""

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxplain.engine.blocks import block_size, in_blocks
 from onnxplain.engine.emitter import Emitter
 from onnxplain.engine.namespace import Array
 from onnxplain.engine.recorder import Sym
@@ -39,19 +40,23 @@ class CompiledGraph:
     model : onnx.ModelProto
         Weights declared as external.
     weights : dict of str to numpy.ndarray
+        A session takes from it what it lays out for itself.
     relevance : mapping of Tensor to str
         The output that holds the relevance of each explained tensor.
     ledger : mapping of str to mapping of str to str
         Per layer, the output that holds each column.
     target_shape : tuple of int
         Of the explained tensor, -1 for the axis of the samples.
+    shapes : mapping of str to tuple of int
+        Of the float32 tensors of the graph as far as known, -1 as before.
     """
 
     model: onnx.ModelProto
-    weights: Mapping[str, np.ndarray]
+    weights: dict[str, np.ndarray]
     relevance: Mapping[Tensor, str]
     ledger: Mapping[str, Mapping[str, str]]
     target_shape: tuple[int, ...]
+    shapes: Mapping[str, tuple[int, ...]]
 
     def without_weights(self) -> CompiledGraph:
         """The names alone."""
@@ -59,7 +64,11 @@ class CompiledGraph:
 
     def session(self, runtime: Runtime, label: str, batch: int | None = None) -> Session:
         """A session of the graph; a known batch size lets the runtime keep its blocked layouts."""
-        return Session(self.model.SerializeToString(), runtime, self.weights, label=label, batch=batch)
+        block = block_size() if runtime.in_blocks else 1
+        if block == 1:
+            return Session(self.model.SerializeToString(), runtime, self.weights, label=label, batch=batch)
+        model, weights, filters = in_blocks(self.model, self.weights, self.shapes, block)
+        return Session(model.SerializeToString(), runtime, weights, label=label, batch=batch, filters=filters)
 
 
 class SymbolicValues:
@@ -73,11 +82,19 @@ class SymbolicValues:
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         """The shape, -1 where the two recordings of different batch sizes differ."""
-        pairs = zip(self._small.shape(tensor), self._large.shape(tensor), strict=True)
-        shape = tuple(a if a == b else -1 for a, b in pairs)
+        shape = self._both(tensor)
         if shape.count(-1) > 1:
             raise UnsupportedError(f"tensor {tensor.name!r} grows with the batch along several axes")
         return shape
+
+    def _both(self, tensor: Tensor) -> tuple[int, ...]:
+        pairs = zip(self._small.shape(tensor), self._large.shape(tensor), strict=True)
+        return tuple(a if a == b else -1 for a, b in pairs)
+
+    def float32(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what is computed in float32, by name."""
+        shapes = {t.name: self._both(t) for t in self._small.shapes if t.dtype == np.float32}
+        return {name: shape for name, shape in shapes.items() if shape.count(-1) < 2}
 
     def value(self, tensor: Tensor) -> Array:
         """A static tensor as numpy, a computed one or one that depends on the batch size as a symbol, in float32."""
@@ -187,7 +204,8 @@ def compile_plan(
     )
     imports = [helper.make_opsetid(domain, opset if domain == "" else v) for domain, v in graph.opsets.items()]
     model = helper.make_model(proto, opset_imports=imports, ir_version=10)
-    return CompiledGraph(model, external, relevance, columns, values.shape(plan.target))
+    shapes = values.float32() | emitter.shapes
+    return CompiledGraph(model, external, relevance, columns, values.shape(plan.target), shapes)
 
 
 def _sums(emitter: Emitter, values: Sequence[Sym]) -> Sym:

@@ -94,6 +94,8 @@ class Recorder:
     ----------
     rectified : dict of str to Sym
         The Relu of a tensor, where the graph takes one.
+    shapes : dict of str to tuple of int
+        Of the recorded float32 tensors.
     """
 
     def __init__(self, blocked: bool = True) -> None:
@@ -111,6 +113,7 @@ class Recorder:
         self._quotients: dict[str, tuple[Sym, Sym]] = {}
         self._factors: dict[str, set[str]] = {}
         self.rectified: dict[str, Sym] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def emit(
         self,
@@ -135,6 +138,7 @@ class Recorder:
             )
             self.nodes.append(helper.make_node(op_type, names, [symbol.name for symbol in symbols], **attributes))
             self._memo[key] = symbols
+            self.shapes.update((symbol.name, symbol.shape) for symbol in symbols if symbol.dtype == np.float32)
             if op_type == "Conv" or (
                 op_type in _KEEPS_BLOCKS and all(v.name in self._in_blocks for v in inputs if isinstance(v, Sym))
             ):

@@ -158,7 +158,8 @@ def _choose(
     if model.runtime.on_gpu or count * work.repeats >= COMPILE_FROM:
         size, passes = _cut(model, plan, work, count, target, feed, "compiled")
         try:
-            _compiled(model, plan, work, target, feed, _session_batch(model, work, min(count, size), size), passes > 1)
+            batch = _session_batch(model, work, min(count, size), size)
+            _compiled(model, plan, work, target, feed, _key(model, plan, work, target, feed, batch, passes > 1))
         except UnsupportedError as error:
             return "host", (f"engine host: {error}",)
         return "compiled", (
@@ -260,30 +261,31 @@ def _session_batch(model: Model, work: Work, count: int, size: int) -> int | Non
     return count if work.ledger or work.keep or work.taps else size
 
 
-class _Compiled(NamedTuple):
-    """A session, its graph less the weights, which the session holds, and what both were made for."""
+class _Key(NamedTuple):
+    """What a session is built for: samples of this shape in batches of this size, on a single thread if ``alone``."""
 
-    session: Session
-    graph: CompiledGraph
-    key: tuple[Any, ...]
+    rest: tuple[Any, ...]
+    batch: int | None
+    alone: bool
+
+
+def _key(model: Model, plan: Plan, work: Work, target: Target, feed: Feed, batch: int | None, alone: bool) -> _Key:
+    shapes = tuple(sorted((name, value.shape[1 if model.batched else 0 :]) for name, value in feed.items()))
+    kept = work.taps, work.keep, work.ledger, work.elementwise
+    return _Key(("compiled", plan.key, target.direct, target.output, plan.target, *kept, shapes), batch, alone)
 
 
 def _compiled(
-    model: Model, plan: Plan, work: Work, target: Target, feed: Feed, batch: int | None, alone: bool
-) -> _Compiled:
-    """The session for samples of this shape in batches of this size, each on a single thread if ``alone``."""
-    shapes = tuple(sorted((name, value.shape[1 if model.batched else 0 :]) for name, value in feed.items()))
-    key = (
-        *("compiled", plan.key, target.direct, target.output, plan.target),
-        *(work.taps, work.keep, work.ledger, work.elementwise, shapes, batch, alone),
-    )
+    model: Model, plan: Plan, work: Work, target: Target, feed: Feed, key: _Key
+) -> tuple[Session, CompiledGraph]:
+    """The session and its graph, less the weights, which the session holds."""
 
-    def build() -> _Compiled:
+    def build() -> tuple[Session, CompiledGraph]:
         graph = compiled_graph(model, plan, work, target, feed)
-        runtime = replace(model.runtime, threads=1) if alone else model.runtime
-        session, graph = graph.session(runtime, model.label, batch), graph.without_weights()
+        runtime = replace(model.runtime, threads=1) if key.alone else model.runtime
+        session, graph = graph.session(runtime, model.label, key.batch), graph.without_weights()
         give_memory_back()
-        return _Compiled(session, graph, key)
+        return session, graph
 
     return model.sessions.get(key, build)
 
@@ -301,7 +303,9 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
     started = time.perf_counter()
     count = _samples(model, feed) if model.batched else 1
     batch = _session_batch(model, work, count, size)
-    session, graph, key = _compiled(model, plan, work, target, feed, batch, alone)
+    key = _key(model, plan, work, target, feed, batch, alone)
+    expected = model.expected(key, feed)  # before the session is there, since both hold all weights
+    session, graph = _compiled(model, plan, work, target, feed, key)
     built = time.perf_counter()
     shape = tuple(count if dim == -1 else dim for dim in graph.target_shape)
     y = model.trace([plan.target], feed)[plan.target.name] if target.needs_value else np.zeros(shape, np.float32)
@@ -318,7 +322,7 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
         raise FailureError(
             f"the rules of {plan.book!r} gave NaN or Inf; engine='host' names the layer, a larger epsilon may settle it"
         )
-    model.check(key, feed, lambda: {target.output.name: found[target.output.name]})
+    model.check(key, feed, lambda: {target.output.name: found[target.output.name]}, expected)
     y = found[plan.target.name].astype(np.float32)
     if target.predicted:
         weights = target.weights(y)

@@ -68,6 +68,11 @@ class Runtime:
         """Whether the CUDA provider runs the graph."""
         return CUDA in self.providers
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether graphs may be laid out for the CPU provider."""
+        return self.providers == (CPU,) and self.optimization == "all"
+
     def options(self, optimization: str | None = None) -> ort.SessionOptions:
         """Fresh session options."""
         options = ort.SessionOptions()
@@ -156,6 +161,8 @@ class Session:
         Values of the initializers that the graph declares as external; not copied into the protobuf.
     batch : int, optional
         The batch size that it will be run with.
+    filters : mapping of str to numpy.ndarray, optional
+        Inputs that are the same in every run; the runtime reads these arrays and makes no copies of them.
     lean : bool
         Give memory back after every run and keep no second form of the weights, at the price of slower runs.
     """
@@ -169,10 +176,12 @@ class Session:
         label: str = "the model",
         batch: int | None = None,
         lean: bool = False,
+        filters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         options = runtime.options(optimization)
         if lean:
             options.enable_cpu_mem_arena = False
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # shapes at once, or their tensors stay
             options.add_session_config_entry("session.disable_prepacking", "1")
         if batch is not None:
             options.add_free_dimension_override_by_name(BATCH, batch)
@@ -195,6 +204,8 @@ class Session:
         arguments = [*self._session.get_inputs(), *self._session.get_outputs()]
         self._bindable = all(a.type.startswith("tensor(") and a.type != "tensor(string)" for a in arguments)
         self._on_gpu = runtime.on_gpu
+        self._filters = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in (filters or {}).items()}
+        self._idle: list[ort.IOBinding] = []
 
     @property
     def providers(self) -> list[str]:
@@ -206,8 +217,8 @@ class Session:
         wanted = list(names) if names is not None else list(self.outputs)
         arrays = {name: np.asarray(value) for name, value in feed.items()}
         try:
-            if self._on_gpu and self._bindable:
-                values = self.run_bound("cuda", arrays, wanted)
+            if self._filters or (self._on_gpu and self._bindable):
+                values = self.run_bound("cuda" if self._on_gpu else "cpu", arrays, wanted)
             else:
                 values = self._session.run(wanted, arrays)
         except Exception as error:
@@ -216,14 +227,24 @@ class Session:
 
     def run_bound(self, device: str, feed: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         """The outputs ``names``; inputs and outputs lie in the memory of ``device``, results are copied at the end."""
-        binding = self._session.io_binding()
+        binding = self._idle.pop() if self._idle else self._fresh_binding()
         for name, value in feed.items():
             there = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value).reshape(value.shape), device)
             binding.bind_ortvalue_input(name, there)
         for name in names:
             binding.bind_output(name, device)
         self._session.run_with_iobinding(binding)
-        return list(binding.copy_outputs_to_cpu())
+        values = list(binding.copy_outputs_to_cpu())
+        binding.clear_binding_outputs()
+        self._idle.append(binding)
+        return values
+
+    def _fresh_binding(self) -> ort.IOBinding:
+        """One for each run that goes on at a time; what is the same in every run is bound once."""
+        binding = self._session.io_binding()
+        for name, value in self._filters.items():
+            binding.bind_ortvalue_input(name, value)
+        return binding
 
 
 def give_memory_back() -> None:
