@@ -227,6 +227,9 @@ class _Layout:
         outputs_only = self._outputs_only(filters, group)
         if outputs_only is None or self._channels(x) != filters.shape[1] * group:
             return False
+        if group > 1 and filters.shape[1:] == (1, 1, 1) and (filters == 1).all() and (bias is None or not bias.any()):
+            self._blocked[node.output[0]] = self._in_blocks(x)  # a copy, which brings x into the optimiser's blocks
+            return True
         source = self._as_it_was(x) if outputs_only and group == 1 else self._in_blocks(x)
         laid = self._filter(w, filters, outputs_only)
         biases = [] if bias is None else [self._bias(b, bias)]

@@ -168,6 +168,14 @@ def test_activations_of_convolutions(op_type, bounds, settings):
 
 
 @needs_blocks
+def test_a_convolution_that_copies():
+    ones = {"w": np.ones((20, 1, 1, 1), np.float32), "b": np.zeros(20, np.float32)}
+    copy = node("Conv", ["x", *ones], "c", ones, group=20)
+    assert compared([copy, conv("c", "y", 16, 20)], channels=20) == {"ReorderInput": 1, "Conv": 1, "ReorderOutput": 1}
+    assert compared([copy, node("Neg", ["c"], "y")], channels=20)["Conv"] == 0
+
+
+@needs_blocks
 def test_clip_that_lifts_what_is_beyond_the_channels_is_not_fused():
     bounds = {"low": np.float32(0.5), "high": np.float32(1.5)}
     for outputs, left in ((16, 0), (20, 1)):
