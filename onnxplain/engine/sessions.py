@@ -228,9 +228,9 @@ class Session:
     def run_bound(self, device: str, feed: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         """The outputs ``names``; inputs and outputs lie in the memory of ``device``, results are copied at the end."""
         binding = self._idle.pop() if self._idle else self._fresh_binding()
-        for name, value in feed.items():
-            there = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value).reshape(value.shape), device)
-            binding.bind_ortvalue_input(name, there)
+        whole = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in feed.items()}
+        for name, value in whole.items():  # which a binding does not keep alive
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device))
         for name in names:
             binding.bind_output(name, device)
         self._session.run_with_iobinding(binding)

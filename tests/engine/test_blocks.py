@@ -335,3 +335,15 @@ def test_runs_at_once_and_after_an_error():
         found = list(pool.map(lambda feed: session.run(feed)["y"], feeds))
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@needs_blocks
+def test_what_is_copied_for_a_run_stays_until_its_end():
+    """Arrays of another layout than the runtime's."""
+    model, weights = built([conv("x", "a", 32, 16, 3), node("Exp", ["a"], "e"), conv("e", "y", 16, 32, 3)], size=40)
+    laid, left, filters = in_blocks(model, weights, shapes_of(model), block_size())
+    session = Session(laid.SerializeToString(), Runtime(threads=1), left, filters=filters)
+    for level in np.linspace(-1, 1, 20, dtype=np.float32):
+        for value in (np.broadcast_to(level, (2, 16, 40, 40)), np.full((40, 16, 40, 2), level).T):
+            expected = session.run({"x": np.full((2, 16, 40, 40), level)})["y"]
+            np.testing.assert_array_equal(session.run({"x": value})["y"], expected)
