@@ -344,6 +344,6 @@ def test_what_is_copied_for_a_run_stays_until_its_end():
     laid, left, filters = in_blocks(model, weights, shapes_of(model), block_size())
     session = Session(laid.SerializeToString(), Runtime(threads=1), left, filters=filters)
     for level in np.linspace(-1, 1, 20, dtype=np.float32):
-        for value in (np.broadcast_to(level, (2, 16, 40, 40)), np.full((40, 16, 40, 2), level).T):
+        for value in (np.broadcast_to(level, (2, 16, 40, 40)), np.full((40, 40, 16, 2), level).T):
             expected = session.run({"x": np.full((2, 16, 40, 40), level)})["y"]
             np.testing.assert_array_equal(session.run({"x": value})["y"], expected)
