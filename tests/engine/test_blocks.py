@@ -341,9 +341,11 @@ def test_runs_at_once_and_after_an_error():
 @needs_blocks
 def test_what_is_copied_for_a_run_stays_until_its_end(monkeypatch):
     """A binding holds the address of an array, not the array."""
-    model, weights = built([conv("x", "y", 16, 16, 3)])
+    model, weights = built([conv("x", "z", 16, 16, 3), node("Mul", ["z", "k"], "y")])
+    model.graph.input.append(helper.make_tensor_value_info("k", FLOAT, []))
     laid, left, filters = in_blocks(model, weights, shapes_of(model), block_size())
     session = Session(laid.SerializeToString(), Runtime(threads=1), left, filters=filters)
+    k = np.array(2, np.float32)
     bound: list[weakref.ref] = []
     alive = []
     made, run = ort.OrtValue.ortvalue_from_numpy, ort.InferenceSession.run_with_iobinding
@@ -355,9 +357,9 @@ def test_what_is_copied_for_a_run_stays_until_its_end(monkeypatch):
     monkeypatch.setattr(
         ort.InferenceSession,
         "run_with_iobinding",
-        lambda *given: (alive.append(bound[-1]() is not None), run(*given))[1],
+        lambda *given: (alive.append(all(value() is not None for value in bound[-2:])), run(*given))[1],
     )
     for x in (np.broadcast_to(np.float32(0.5), (2, 16, 6, 6)), rng.random((6, 6, 16, 2), np.float32).T):
-        expected = session.run({"x": x.copy()})["y"]
-        np.testing.assert_array_equal(session.run({"x": x})["y"], expected)
+        expected = session.run({"x": x.copy(), "k": k})["y"]
+        np.testing.assert_array_equal(session.run({"x": x, "k": k})["y"], expected)
     assert alive == [True] * 4
