@@ -19,6 +19,7 @@ from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
 from onnxplain.engine.pool_kernels import Axes, Floats, inside
 from onnxplain.engine.team import Turn, items, turns
+from onnxplain.engine.vectors import ROWS, VECTOR_BYTES, VECTORS, tile
 from onnxplain.engine.workers import THREADS
 
 Steps = tuple[int, int, int, int, int]
@@ -27,8 +28,9 @@ SHARES = 2 * THREADS if THREADS > 1 else 1
 """How many items of a kernel keep all threads busy."""
 LANES = 16
 """Elements of the longest vector register; a loop over a multiple of it leaves nothing to be done one by one."""
-STEP = 4
-"""Rows of weights, and rows of a panel, that :func:`_multiply` works on together."""
+STEP = ROWS
+"""Rows of weights that :func:`_multiply` works on together."""
+_HIGH_WIDE, _LOW_WIDE, _HIGH, _LOW = (tile(rows, vectors) for vectors in (VECTORS, 1) for rows in (STEP, 1))
 DEPTH = 256
 """Rows of a panel."""
 COLUMNS = 2048
@@ -180,20 +182,26 @@ def _aligned(size: int, like: Floats) -> Floats:
 
 
 @_inner
-def _four(w: Floats, first: int, step: int, count: int) -> tuple[Any, Any, Any, Any]:
-    """Four weights, 0 from ``count`` on."""
-    zero = w.dtype.type(0)
-    return (
-        w[np.uintp(first)],
-        w[np.uintp(first + step)] if count > 1 else zero,
-        w[np.uintp(first + 2 * step)] if count > 2 else zero,
-        w[np.uintp(first + 3 * step)] if count > 3 else zero,
-    )
-
-
-@_inner
-def _dot(w: tuple[Any, Any, Any, Any], x: tuple[Any, Any, Any, Any]) -> Any:
-    return w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3]
+def _strip(
+    w: Floats, first: int, row_step: int, term_step: int, rows: int, terms: int,
+    panel: Floats, p: int, p_step: int, sums: Floats, s: int, s_step: int, wide: bool,
+) -> None:  # fmt: skip
+    """:func:`_multiply` for as many columns as a tile has, a ``wide`` one or one of a single vector."""
+    m = 0
+    while m < rows:
+        row, place = first + m * row_step, s + m * s_step
+        if m + STEP <= rows and wide:
+            _HIGH_WIDE(w, row, row_step, term_step, terms, panel, p, p_step, sums, place, s_step)
+            m += STEP
+        elif m + STEP <= rows:
+            _HIGH(w, row, row_step, term_step, terms, panel, p, p_step, sums, place, s_step)
+            m += STEP
+        elif wide:
+            _LOW_WIDE(w, row, row_step, term_step, terms, panel, p, p_step, sums, place, s_step)
+            m += 1
+        else:
+            _LOW(w, row, row_step, term_step, terms, panel, p, p_step, sums, place, s_step)
+            m += 1
 
 
 @_inner
@@ -203,36 +211,38 @@ def _multiply(
 ) -> None:  # fmt: skip
     """``sums[s + m * s_step + j] += w[first + m * row_step + k * term_step] * panel[p + k * p_step + j]``, all flat.
 
-    For m < rows, j < width, summed over k < terms. Four rows of sums and four of the panel at a time stay in the
-    first-level cache; four products for each load and store keep the multipliers busy.
+    For m < rows, j < width, summed over k < terms in their order. Strips of columns stay in the first-level cache.
     """
-    for m in range(0, rows, STEP):
-        row, s0 = first + m * row_step, s + m * s_step
-        s1, s2, s3 = s0 + s_step, s0 + 2 * s_step, s0 + 3 * s_step
-        for k in range(0, terms, STEP):
-            left, weight = terms - k, row + k * term_step
-            p0, p1 = p + k * p_step, p + min(k + 1, terms - 1) * p_step
-            p2, p3 = p + min(k + 2, terms - 1) * p_step, p + min(k + 3, terms - 1) * p_step
-            if m + STEP > rows:
-                for r in range(rows - m):
-                    w0, place = _four(w, weight + r * row_step, term_step, left), s0 + r * s_step
-                    for j in range(width):
-                        sums[np.uintp(place + j)] += _dot(w0, _across(panel, j, p0, p1, p2, p3))
-                continue
-            w0, w1 = _four(w, weight, term_step, left), _four(w, weight + row_step, term_step, left)
-            w2 = _four(w, weight + 2 * row_step, term_step, left)
-            w3 = _four(w, weight + 3 * row_step, term_step, left)
-            for j in range(width):
-                x = _across(panel, j, p0, p1, p2, p3)
-                sums[np.uintp(s0 + j)] += _dot(w0, x)
-                sums[np.uintp(s1 + j)] += _dot(w1, x)
-                sums[np.uintp(s2 + j)] += _dot(w2, x)
-                sums[np.uintp(s3 + j)] += _dot(w3, x)
+    lanes = VECTOR_BYTES // w.itemsize
+    wide, j = VECTORS * lanes, 0
+    if width < lanes:
+        _one_by_one(w, first, row_step, term_step, rows, terms, panel, p, p_step, sums, s, s_step, width)
+        return
+    while j + wide <= width:
+        _strip(w, first, row_step, term_step, rows, terms, panel, p + j, p_step, sums, s + j, s_step, True)
+        j += wide
+    while j < width:  # the last vector ends with the last column, and keeps what it is not to change
+        at, out, place, step = min(j, width - lanes), sums, s + j, s_step
+        if at < j:
+            out, place, step = _aligned(rows * lanes, w), 0, lanes
+            fill(out, 0, 0, 1, rows * lanes)
+            copy(sums, s + j, s_step, 1, out, j - at, lanes, 1, rows, width - j)
+        _strip(w, first, row_step, term_step, rows, terms, panel, p + at, p_step, out, place, step, False)
+        if at < j:
+            copy(out, j - at, lanes, 1, sums, s + j, s_step, 1, rows, width - j)
+        j += lanes
 
 
 @_inner
-def _across(panel: Floats, j: int, p0: int, p1: int, p2: int, p3: int) -> tuple[Any, Any, Any, Any]:
-    return panel[np.uintp(p0 + j)], panel[np.uintp(p1 + j)], panel[np.uintp(p2 + j)], panel[np.uintp(p3 + j)]
+def _one_by_one(
+    w: Floats, first: int, row_step: int, term_step: int, rows: int, terms: int,
+    panel: Floats, p: int, p_step: int, sums: Floats, s: int, s_step: int, width: int,
+) -> None:  # fmt: skip
+    """:func:`_multiply` for columns that fill no vector."""
+    for m in range(rows):
+        for k in range(terms):
+            weight = w[np.uintp(first + m * row_step + k * term_step)]
+            _add(weight, panel, p + k * p_step, 0, sums, s + m * s_step, 0, 1, 1, width)
 
 
 @Kernel
