@@ -6,6 +6,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -205,10 +206,11 @@ class Model:
         hint = f"; close to it: {', '.join(close)}" if close else "; `onnxplain inspect --layers` lists them"
         raise UsageError(f"{self.label} has no tensor {name!r}{hint}")
 
-    def trace(self, tensors: Sequence[Tensor], feed: Feed) -> dict[str, np.ndarray]:
+    def trace(self, tensors: Sequence[Tensor], feed: Feed, alone: bool = False) -> dict[str, np.ndarray]:
         """Run with ``tensors`` exposed, by name; constants are not run for.
 
-        The session of a set of tensors is kept once a run with it has given the outputs of the plain run.
+        The session of a set of tensors is kept once a run with it has given the outputs of the plain run. It has a
+        single thread if ``alone``: other runs go on at the same time.
 
         Raises
         ------
@@ -220,7 +222,7 @@ class Model:
         values |= {t.name: np.asarray(feed[t.name]) for t in tensors if t.name in feed}
         if not wanted:
             return values
-        key = ("trace", *wanted)
+        key = ("trace alone" if alone else "trace", *wanted)
         found = self.once(key, feed, lambda: self._exposed(key, feed))
         self._recall(key)
         return values | found
@@ -339,7 +341,8 @@ class Model:
         tensors = [self.graph.tensors[name] for name in key[1:]]
         outputs = [out for out in self.outputs if out.value is None]
         model, weights = graph_model(self.graph, list(dict.fromkeys([*tensors, *outputs])))
-        session = Session(model, self.runtime, weights, label=self.label)
+        runtime = replace(self.runtime, threads=1) if key[0] == "trace alone" else self.runtime
+        session = Session(model, runtime, weights, label=self.label)
         self._checked[key] = self._compared(session.run(feed, [out.name for out in outputs]), feed, expected)
         return session
 

@@ -108,7 +108,8 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
     count = _samples(model, feed)
     engine, notes = _choose(model, plan, work, count, target, feed)
     size, passes = _cut(model, plan, work, count, target, feed, engine)
-    run = partial(_run_compiled, alone=passes > 1) if engine == "compiled" else _run_host
+    alone = passes > 1 and count > size
+    run = partial(_run_compiled if engine == "compiled" else _run_host, alone=alone)
 
     def part(start: int) -> tuple[Feed, Result]:
         chunk = {name: value[start : start + size] for name, value in feed.items()} if count > size else dict(feed)
@@ -159,7 +160,8 @@ def _choose(
         size, passes = _cut(model, plan, work, count, target, feed, "compiled")
         try:
             batch = _session_batch(model, work, min(count, size), size)
-            _compiled(model, plan, work, target, feed, _key(model, plan, work, target, feed, batch, passes > 1))
+            alone = passes > 1 and count > size
+            _compiled(model, plan, work, target, feed, _key(model, plan, work, target, feed, batch, alone))
         except UnsupportedError as error:
             return "host", (f"engine host: {error}",)
         return "compiled", (
@@ -201,7 +203,7 @@ def _threads(model: Model, engine: str) -> int:
     return THREADS if engine == "host" else min(model.runtime.threads or THREADS, THREADS)
 
 
-def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int) -> Result:
+def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int, alone: bool) -> Result:
     from onnxplain.engine.host import Host
     from onnxplain.engine.hosted import Trace, forward_float64, walk_back
     from onnxplain.engine.scout import tensors_read
@@ -218,7 +220,7 @@ def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, 
         forward_float64(layers, trace, feed, wanted)
         prediction = trace.values[target.output.name]
     else:
-        trace.values = model.trace([*wanted], feed)
+        trace.values = model.trace([*wanted], feed, alone)
         prediction = trace.values[target.output.name]
     y = trace.value(plan.target)
     ran = time.perf_counter()
@@ -308,7 +310,7 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
     session, graph = _compiled(model, plan, work, target, feed, key)
     built = time.perf_counter()
     shape = tuple(count if dim == -1 else dim for dim in graph.target_shape)
-    y = model.trace([plan.target], feed)[plan.target.name] if target.needs_value else np.zeros(shape, np.float32)
+    y = model.trace([plan.target], feed, alone)[plan.target.name] if target.needs_value else np.zeros(shape, np.float32)
     weights = np.zeros(shape, np.float32) if target.predicted else target.weights(y)
     inputs = {**feed, TARGET: weights.astype(np.float32), PREDICTED: np.array(float(target.predicted), np.float32)}
     if batch is not None and count < batch:
