@@ -223,7 +223,8 @@ def test_z_box_of_no_width_is_epsilon_without_bias(net: Net, engine: str, releva
         return np.ones_like(z)
 
     box = relevance(net, layers("z-box", low=0.0, high=0.0), seed, output="conv1", engine=engine)
-    assert_close(box, relevance(net, layers("epsilon", bias=False), seed, output="conv1", engine=engine), 1e-2)
+    plain = relevance(net, layers("epsilon", bias=False), seed, output="conv1", engine=engine)
+    assert_close(box, plain, 5e-2)  # z-box takes the bias off a sum that may nearly be the bias
     exact = [
         relevance(net, book, seed, output="conv1", dtype="float64")
         for book in (layers("z-box", low=0.0, high=0.0), layers("epsilon", bias=False))
