@@ -1,4 +1,7 @@
-"""The compiled engine: forward pass, target and backward walk as one ONNX graph of ordinary ops."""
+"""The compiled engine: forward pass, target and backward walk as one ONNX graph of ordinary ops.
+
+A session on the CPU runs it laid out in blocks of channels, see :mod:`onnxplain.engine.blocks`.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ class CompiledGraph:
         return replace(self, model=onnx.ModelProto(), weights={})
 
     def session(self, runtime: Runtime, label: str, batch: int | None = None) -> Session:
-        """A session of the graph; a known batch size lets the runtime keep its blocked layouts."""
+        """A session of the graph; a known batch size lets the runtime's optimiser keep its blocked layouts."""
         block = block_size() if runtime.in_blocks else 1
         if block == 1:
             return Session(self.model.SerializeToString(), runtime, self.weights, label=label, batch=batch)
