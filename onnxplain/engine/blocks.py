@@ -358,8 +358,10 @@ class _Layout:
         attributes = _attributes(node)
         if node.input[0] not in self._blocked or not self._fills_blocks(node.input[0]) or any(node.output[1:]):
             return False
-        if node.op_type == "AveragePool" and set(attributes.pop("dilations", [1])) != {1}:
-            return False
+        if node.op_type == "AveragePool" and (
+            set(attributes.pop("dilations", [1])) != {1} or attributes.get("ceil_mode")
+        ):
+            return False  # newer opsets count what the last windows hold in another way
         self._put(node.op_type, [self._in_blocks(node.input[0])], node.output[0], **attributes)
         return True
 
@@ -372,14 +374,17 @@ class _Layout:
     def _resize(self, node: onnx.NodeProto) -> bool:
         """Elements repeated a whole number of times; other ways of resizing leave the blocks."""
         x, y = node.input[0], node.output[0]
-        given = {"mode": b"nearest"} | _attributes(node)
-        kind = [given.get(name) for name in ("mode", "coordinate_transformation_mode", "nearest_mode")]
+        attributes = {"mode": b"nearest"} | _attributes(node)
+        kind = [attributes.get(name) for name in ("mode", "coordinate_transformation_mode", "nearest_mode")]
         old, new = self._shapes.get(x, ()), self._shapes.get(y, ())
         if x not in self._blocked or kind != [b"nearest", b"asymmetric", b"floor"] or old[:2] != new[:2]:
             return False
         if -1 in old[2:] + new[2:] or any(b % a for a, b in zip(old[2:], new[2:], strict=True)):
             return False
         scales = [1, 1, *(b // a for a, b in zip(old[2:], new[2:], strict=True))]
+        given = [self._value(name) for name in node.input[2:3] if name]
+        if any(value is None or not np.array_equal(value, scales) for value in given):  # 2.2 x 4 also gives 8
+            return False
         self._put("Upsample", [self._blocked[x]], y, scales=scales)
         return True
 

@@ -251,8 +251,9 @@ def test_pools():
             assert (found[op_type], found[f"plain {op_type}"]) == (there, 1 - there)
     parts = [conv("x", "a", 16, 16), node("MaxPool", ["a"], ["y", "indices"], kernel_shape=[2, 2])]
     assert compared(parts, outputs=("y", "indices"))["plain MaxPool"] == 1
-    parts = [conv("x", "a", 16, 16), node("AveragePool", ["a"], "y", **windows | {"dilations": [2, 2]})]
-    assert compared(parts, opset=19)["plain AveragePool"] == 1
+    for more in ({"dilations": [2, 2]}, {"ceil_mode": 1, "count_include_pad": 1}):
+        parts = [conv("x", "a", 16, 16), node("AveragePool", ["a"], "y", **windows | more)]
+        assert compared(parts, opset=19)["plain AveragePool"] == 1
 
 
 @needs_blocks
@@ -269,6 +270,11 @@ def test_moving_elements():
     ):
         parts = [conv("x", "a", 16, 16), node("Resize", ["a", "", "s"], "y", {"s": np.float32(factors)}, **settings)]
         assert compared(parts)["Upsample"] == there
+    parts = [conv("x", "a", 16, 16), node("Resize", ["a", "", "s"], "y", {"s": np.float32([1, 1, 2.2, 2])}, **floor)]
+    assert compared(parts, size=4)["Upsample"] == 0
+    sizes = {"s": np.array([2, 16, 8, 12])}
+    parts = [conv("x", "a", 16, 16), node("Resize", ["a", "", "", "s"], "y", sizes, **floor)]
+    assert compared(parts, size=4)["Upsample"] == 1
     for outputs, leaves in ((16, 0), (20, 1)):
         parts = [conv("x", "a", outputs, 16), node("Shape", ["a"], "y")]
         assert compared(parts)["ReorderOutput"] == leaves
