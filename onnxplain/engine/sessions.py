@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -227,7 +228,7 @@ class Session:
 
     def run_bound(self, device: str, feed: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         """The outputs ``names``; inputs and outputs lie in the memory of ``device``, results are copied at the end."""
-        binding = self._idle.pop() if self._idle else self._fresh_binding()
+        binding = self._binding()
         whole = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in feed.items()}
         for name, value in whole.items():  # which a binding does not keep alive
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device))
@@ -239,8 +240,10 @@ class Session:
         self._idle.append(binding)
         return values
 
-    def _fresh_binding(self) -> ort.IOBinding:
+    def _binding(self) -> ort.IOBinding:
         """One for each run that goes on at a time; what is the same in every run is bound once."""
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
         binding = self._session.io_binding()
         for name, value in self._filters.items():
             binding.bind_ortvalue_input(name, value)
