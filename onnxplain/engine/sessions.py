@@ -205,7 +205,7 @@ class Session:
         arguments = [*self._session.get_inputs(), *self._session.get_outputs()]
         self._bindable = all(a.type.startswith("tensor(") and a.type != "tensor(string)" for a in arguments)
         self._on_gpu = runtime.on_gpu
-        self._filters = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in (filters or {}).items()}
+        self._filters = dict(filters or {})
         self._idle: list[ort.IOBinding] = []
 
     @property
@@ -218,10 +218,10 @@ class Session:
         wanted = list(names) if names is not None else list(self.outputs)
         arrays = {name: np.asarray(value) for name, value in feed.items()}
         try:
-            if self._filters or (self._on_gpu and self._bindable):
+            if self._bindable and (self._filters or self._on_gpu):
                 values = self.run_bound("cuda" if self._on_gpu else "cpu", arrays, wanted)
             else:
-                values = self._session.run(wanted, arrays)
+                values = self._session.run(wanted, {**self._filters, **arrays})
         except Exception as error:
             raise FailureError(f"{self.label} failed while running: {_first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))
@@ -246,7 +246,7 @@ class Session:
             return self._idle.pop()
         binding = self._session.io_binding()
         for name, value in self._filters.items():
-            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
         return binding
 
 

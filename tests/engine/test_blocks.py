@@ -354,6 +354,7 @@ def test_what_is_copied_for_a_run_stays_until_its_end(monkeypatch):
     k = np.array(2, np.float32)
     bound: list[weakref.ref] = []
     alive = []
+    session.run({"x": np.zeros((2, 16, 6, 6), np.float32), "k": k})  # binds the filters
     made, run = ort.OrtValue.ortvalue_from_numpy, ort.InferenceSession.run_with_iobinding
     monkeypatch.setattr(
         ort.OrtValue,
