@@ -280,7 +280,7 @@ class Host:
         if x is not None and x.shape != shape:
             x = np.broadcast_to(x, shape)
         by = self._nothing(6) if x is None else self._dense(x).reshape(dx.shape)
-        b = np.zeros((1, group, channels, 1), self.dtype)
+        b = self._dense(np.zeros((1, group, channels, 1), self.dtype))
         if channels == 1 and group > 1:
             turned = self._dense(np.flip(w.swapaxes(1, 2), (3, 4, 5)))
             self._depthwise(g, turned, b, by, dx, (1, 1, 1), grid.dilations, grid.turned_begin, grid.strides)
