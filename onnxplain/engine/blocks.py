@@ -102,9 +102,9 @@ def _imports(opsets: Mapping[str, int]) -> list[onnx.OperatorSetIdProto]:
 class _Layout:
     """The graph that grows.
 
-    ``_blocked`` holds the names in blocks of the tensors that are there so, ``_plain`` those that are there as they were,
-    ``_made`` the node that computes a tensor in blocks, ``_uses`` how many nodes of the original read one; ``filters``,
-    ``weights`` and ``_small_made`` the constants of the new graph, ``_laid`` the filters that were laid out before.
+    ``_blocked`` holds the names in blocks of the tensors that are there so, ``_plain`` those that are there as they
+    were, ``_made`` the node that computes a tensor in blocks, ``_uses`` how many nodes of the original read one;
+    ``filters``, ``weights`` and ``_small_made`` the constants of the new graph, ``_laid`` the filters laid out before.
     """
 
     def __init__(
