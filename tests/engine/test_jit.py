@@ -275,7 +275,7 @@ def test_numba_is_imported_on_demand():
 
 
 @pytest.mark.slow
-def test_a_float32_network_compiles_nine_signatures_and_caches_them(tmp_path):
+def test_a_float32_network_compiles_each_kernel_once_and_caches_it(tmp_path):
     script = f"""{EVERY_KERNEL}
 explain(0)
 xp = Host()
@@ -298,8 +298,8 @@ every = set(k for module in modules for k in vars(module).values() if isinstance
 compiled = [k._compiled for k in every]
 print(sum(len(c.signatures) for c in compiled), sum(sum(c.stats.cache_misses.values()) for c in compiled))
 """
-    assert python(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["9", "9"]
-    assert python(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["9", "0"]
+    assert python(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["8", "8"]
+    assert python(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["8", "0"]
 
 
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
