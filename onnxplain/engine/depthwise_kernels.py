@@ -8,9 +8,10 @@ import numpy as np
 
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
-from onnxplain.engine.pool_kernels import Axes, Floats, inside
+from onnxplain.engine.pool_kernels import ONE, ZERO, Axes, Floats, inside
 from onnxplain.engine.product_kernels import LANES, copy, scale, up
 from onnxplain.engine.team import Turn, turns
+from onnxplain.engine.vectors import read, written
 
 
 @Kernel
@@ -39,7 +40,7 @@ def depthwise(
     plane, area = height * width + LANES, out_h * out_w
     padded = np.zeros((inputs, depth, plane), x.dtype)
     sums = np.empty(out_h * width + LANES, x.dtype)
-    source, weights, target, factor = padded.reshape(-1), w.reshape(-1), y.reshape(-1), by.reshape(-1)
+    source, weights, factor, target = read(padded), read(w), read(by), written(y)
     for start, stop in turns(turn):
         for i in range(start, stop):
             n, g = divmod(i, groups)
@@ -50,7 +51,7 @@ def depthwise(
                 for o in range(out_d):
                     sums[:] = bias[0]
                     if len(bias) > 1:
-                        copy(bias, o * area, out_w, 1, sums, 0, width, strides[2], out_h, out_w)
+                        copy(bias, o * area, out_w, ONE, sums, ZERO, width, strides[2], out_h, out_w)
                     for a in range(inputs):
                         for k0 in range(kd):
                             tap = (((g * outputs + m) * inputs + a) * kd + k0) * kh * kw
@@ -60,7 +61,7 @@ def depthwise(
                                 strides[1] * width, sums, width, rows, count,
                             )  # fmt: skip
                     first = ((i * outputs + m) * out_d + o) * area
-                    copy(sums, 0, width, strides[2], target, first, out_w, 1, out_h, out_w)
+                    copy(read(sums), ZERO, width, strides[2], target, first, out_w, ONE, out_h, out_w)
                     scale(factor, target, first, area)
 
 
@@ -121,4 +122,4 @@ def _spread(x: Floats, padded: Floats, height: int, width: int, begin: Axes, spr
     rows, count = high1 - low1, high2 - low2
     for d in range(low0, high0):
         target = padded[d * spread[0] + begin[0]]
-        copy(x[d].reshape(-1), s, x.shape[2], 1, target, t, spread[1] * width, spread[2], rows, count)
+        copy(read(x[d]), s, x.shape[2], ONE, target, t, spread[1] * width, spread[2], rows, count)

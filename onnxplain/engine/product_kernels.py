@@ -17,9 +17,9 @@ import numpy as np
 
 from onnxplain.engine.jit import Kernel
 from onnxplain.engine.jit import inner as _inner
-from onnxplain.engine.pool_kernels import Axes, Floats, inside
+from onnxplain.engine.pool_kernels import ONE, ZERO, Axes, Floats, inside
 from onnxplain.engine.team import Turn, items, turns
-from onnxplain.engine.vectors import ROWS, VECTOR_BYTES, VECTORS, tile
+from onnxplain.engine.vectors import ROWS, VECTOR_BYTES, VECTORS, clear, move, read, tile, written
 from onnxplain.engine.workers import THREADS
 
 Steps = tuple[int, int, int, int, int]
@@ -27,10 +27,11 @@ Steps = tuple[int, int, int, int, int]
 SHARES = 2 * THREADS if THREADS > 1 else 1
 """How many items of a kernel keep all threads busy."""
 LANES = 16
-"""Elements of the longest vector register; a loop over a multiple of it leaves nothing to be done one by one."""
+"""Elements of the longest vector register: rows of a multiple of it begin where a cache line does, one like the other,
+and a loop over them leaves nothing to be done one by one."""
 STEP = ROWS
 """Rows of weights that :func:`_multiply` works on together."""
-_HIGH_WIDE, _LOW_WIDE, _HIGH, _LOW = (tile(rows, vectors) for vectors in (VECTORS, 1) for rows in (STEP, 1))
+_WIDE, _NARROW = tile(VECTORS, whole=True), tile(1, whole=False)
 DEPTH = 256
 """Rows of a panel."""
 COLUMNS = 2048
@@ -55,8 +56,7 @@ def copy(
     for h in range(rows):
         first, place = s + h * s_step, t + h * t_step
         if s_stride == 1 and t_stride == 1:
-            for i in range(count):
-                target[np.uintp(place + i)] = source[np.uintp(first + i)]
+            move(source, first, target, place, count)
         elif s_stride == 2 and t_stride == 1:
             for i in range(count):
                 target[np.uintp(place + i)] = source[np.uintp(first + i * 2)]
@@ -82,21 +82,13 @@ def _add(
 
 
 @_inner
-def fill(target: Floats, t: int, step: int, rows: int, count: int, value: float = 0) -> None:
-    """``target[t + h * step + i] = value`` for h < rows, i < count."""
-    for h in range(rows):
-        for i in range(count):
-            target[np.uintp(t + h * step + i)] = value
-
-
-@_inner
-def _begin(b: Floats, n: int, g: int, m: int, place: int, target: Floats, t: int, count: int) -> None:
-    """What sums start from: one number for the channel, or the elements of b from ``place`` on."""
-    source = b[min(n, len(b) - 1), g, m]
-    if len(source) > 1:
-        copy(source, place, 0, 1, target, t, 0, 1, 1, count)
+def _begin(b: Floats, channel: int, size: int, place: int, target: Floats, t: int, count: int) -> None:
+    """What the sums of a channel start from: its one number, or its elements from ``place`` on."""
+    if size > 1:
+        move(b, channel * size + place, target, t, count)
     else:
-        fill(target, t, 0, 1, count, source[0])
+        for i in range(count):
+            target[np.uintp(t + i)] = b[channel]
 
 
 @_inner
@@ -108,10 +100,33 @@ def scale(factor: Floats, target: Floats, first: int, count: int) -> None:
 
 
 @_inner
-def _clear_outside(target: Floats, t: int, width: int, top: int, bottom: int, left: int, right: int) -> None:
-    """Zeros in the columns outside ``left`` to ``right`` of the rows ``top`` to ``bottom``."""
-    fill(target, t + top * width, width, bottom - top, left)
-    fill(target, t + top * width + right, width, bottom - top, width - right)
+def _met(
+    size: Axes, out: Axes, tap: Axes, strides: Axes, dilations: Axes, begin: Axes
+) -> tuple[int, int, int, int, int, int, int]:
+    """What a tap reads inside a plane.
+
+    The rows ``top`` to ``bottom`` and the columns ``left`` to ``right`` of the output that read, where in the plane the
+    first of them does, and how many rows of how many columns to go over: rows as wide as those of the plane are one.
+    """
+    shift_h, shift_w = tap[1] * dilations[1] - begin[1], tap[2] * dilations[2] - begin[2]
+    top, bottom = inside(out[1], size[1], strides[1], shift_h)
+    left, right = inside(out[2], size[2], strides[2], shift_w)
+    if left == right:
+        bottom = top
+    first = (top * strides[1] + shift_h) * size[2] + left * strides[2] + shift_w
+    rows, count = bottom - top, right - left
+    if rows and strides[1] == 1 and strides[2] == 1 and out[2] == size[2]:
+        rows, count = 1, (rows - 1) * out[2] + count
+    return top, bottom, left, right, first, rows, count
+
+
+@_inner
+def _clear_outside(target: Floats, t: int, out: Axes, top: int, bottom: int, left: int, right: int) -> None:
+    """Zeros in a plane of the output, but for the columns ``left`` to ``right`` of the rows ``top`` to ``bottom``."""
+    for h in range(out[1]):
+        low, high = (left, right) if top <= h < bottom else (out[2], out[2])
+        clear(target, t + h * out[2], low)
+        clear(target, t + h * out[2] + high, out[2] - high)
 
 
 @_inner
@@ -123,27 +138,17 @@ def _lay_out(
 
     Rows as wide as those of x are copied in one go, and cleared where neighbours ran into each other.
     """
-    depth, height, width = x.shape[3:]
-    shift_h, shift_w = tap[1] * dilations[1] - begin[1], tap[2] * dilations[2] - begin[2]
-    top, bottom = inside(out[1], height, strides[1], shift_h)
-    left, right = inside(out[2], width, strides[2], shift_w)
-    rows, count = bottom - top, right - left
-    s = (top * strides[1] + shift_h) * width + left * strides[2] + shift_w
-    together = strides[1] == 1 and strides[2] == 1 and out[2] == width
+    size, source = x.shape[3:], read(x)
+    top, bottom, left, right, first, rows, count = _met(size, out, tap, strides, dilations, begin)
     for i in range(samples * out[0]):
         d = i % out[0] * strides[0] + tap[0] * dilations[0] - begin[0]
-        first = t + i * out[1] * out[2]
-        if not 0 <= d < depth or not rows or not count:
-            fill(target, first, 0, 1, out[1] * out[2])
-            continue
-        source, place = x[n + i // out[0], g, c, d].reshape(-1), first + top * out[2] + left
-        if together:
-            copy(source, s, 0, 1, target, place, 0, 1, 1, (rows - 1) * width + count)
-        else:
-            copy(source, s, strides[1] * width, strides[2], target, place, out[2], 1, rows, count)
-        fill(target, first, 0, 1, top * out[2])
-        fill(target, first + bottom * out[2], 0, 1, (out[1] - bottom) * out[2])
-        _clear_outside(target, first, out[2], top, bottom, left, right)
+        begun, end = (top, bottom) if 0 <= d < size[0] else (0, 0)
+        place = t + i * out[1] * out[2]
+        if begun < end:
+            s, to = _plane(x.shape, n + i // out[0], g, c, d) + first, place + top * out[2] + left
+            copy(source, s, strides[1] * size[2], strides[2], target, to, out[2], ONE, rows, count)
+        if end - begun < out[1] or right - left < out[2]:
+            _clear_outside(target, place, out, begun, end, left, right)
 
 
 @_inner
@@ -152,25 +157,23 @@ def _add_back(
     out: Axes, tap: Axes, strides: Axes, dilations: Axes, begin: Axes,
 ) -> None:  # fmt: skip
     """Adjoint of :func:`_lay_out`; ``source`` is overwritten."""
-    depth, height, width = x.shape[3:]
-    shift_h, shift_w = tap[1] * dilations[1] - begin[1], tap[2] * dilations[2] - begin[2]
-    top, bottom = inside(out[1], height, strides[1], shift_h)
-    left, right = inside(out[2], width, strides[2], shift_w)
-    rows, count = bottom - top, right - left
-    t = (top * strides[1] + shift_h) * width + left * strides[2] + shift_w
-    together = strides[1] == 1 and strides[2] == 1 and out[2] == width
-    one = x.dtype.type(1)
+    size, target, one = x.shape[3:], written(x), x.dtype.type(1)
+    top, bottom, left, right, first, rows, count = _met(size, out, tap, strides, dilations, begin)
     for i in range(samples * out[0]):
         d = i % out[0] * strides[0] + tap[0] * dilations[0] - begin[0]
-        if not 0 <= d < depth or not rows or not count:
-            continue
-        first = s + i * out[1] * out[2]
-        target, place = x[n + i // out[0], g, c, d].reshape(-1), first + top * out[2] + left
-        if together:
-            _clear_outside(source, first, width, top, bottom, left, right)
-            _add(one, source, place, 0, target, t, 0, 1, 1, (rows - 1) * width + count)
-        else:
-            _add(one, source, place, out[2], target, t, strides[1] * width, strides[2], rows, count)
+        if top < bottom and 0 <= d < size[0]:
+            place, t = s + i * out[1] * out[2], _plane(x.shape, n + i // out[0], g, c, d) + first
+            if right - left < out[2]:
+                _clear_outside(source, place, out, top, bottom, left, right)
+            place += top * out[2] + left
+            _add(one, read(source), place, out[2], target, t, strides[1] * size[2], strides[2], rows, count)
+
+
+@_inner
+def _plane(shape: tuple[int, int, int, int, int, int], n: int, g: int, c: int, d: int) -> int:
+    """Where in a row of all elements the plane of these indices begins."""
+    _, groups, channels, depth, height, width = shape
+    return (((n * groups + g) * channels + c) * depth + d) * height * width
 
 
 @_inner
@@ -179,29 +182,6 @@ def _aligned(size: int, like: Floats) -> Floats:
     store = np.empty(size + 64 // like.itemsize, like.dtype)
     first = -store.ctypes.data % 64 // like.itemsize
     return store[first : first + size]
-
-
-@_inner
-def _strip(
-    w: Floats, first: int, row_step: int, term_step: int, rows: int, terms: int,
-    panel: Floats, p: int, p_step: int, sums: Floats, s: int, s_step: int, wide: bool,
-) -> None:  # fmt: skip
-    """:func:`_multiply` for as many columns as a tile has, a ``wide`` one or one of a single vector."""
-    m = 0
-    while m < rows:
-        row, place = first + m * row_step, s + m * s_step
-        if m + STEP <= rows and wide:
-            _HIGH_WIDE(w, row, row_step, term_step, terms, panel, p, p_step, sums, place, s_step)
-            m += STEP
-        elif m + STEP <= rows:
-            _HIGH(w, row, row_step, term_step, terms, panel, p, p_step, sums, place, s_step)
-            m += STEP
-        elif wide:
-            _LOW_WIDE(w, row, row_step, term_step, terms, panel, p, p_step, sums, place, s_step)
-            m += 1
-        else:
-            _LOW(w, row, row_step, term_step, terms, panel, p, p_step, sums, place, s_step)
-            m += 1
 
 
 @_inner
@@ -214,35 +194,17 @@ def _multiply(
     For m < rows, j < width, summed over k < terms in their order. Strips of columns stay in the first-level cache.
     """
     lanes = VECTOR_BYTES // w.itemsize
-    wide, j = VECTORS * lanes, 0
-    if width < lanes:
-        _one_by_one(w, first, row_step, term_step, rows, terms, panel, p, p_step, sums, s, s_step, width)
-        return
-    while j + wide <= width:
-        _strip(w, first, row_step, term_step, rows, terms, panel, p + j, p_step, sums, s + j, s_step, True)
-        j += wide
-    while j < width:  # the last vector ends with the last column, and keeps what it is not to change
-        at, out, place, step = min(j, width - lanes), sums, s + j, s_step
-        if at < j:
-            out, place, step = _aligned(rows * lanes, w), 0, lanes
-            fill(out, 0, 0, 1, rows * lanes)
-            copy(sums, s + j, s_step, 1, out, j - at, lanes, 1, rows, width - j)
-        _strip(w, first, row_step, term_step, rows, terms, panel, p + at, p_step, out, place, step, False)
-        if at < j:
-            copy(out, j - at, lanes, 1, sums, s + j, s_step, 1, rows, width - j)
-        j += lanes
-
-
-@_inner
-def _one_by_one(
-    w: Floats, first: int, row_step: int, term_step: int, rows: int, terms: int,
-    panel: Floats, p: int, p_step: int, sums: Floats, s: int, s_step: int, width: int,
-) -> None:  # fmt: skip
-    """:func:`_multiply` for columns that fill no vector."""
-    for m in range(rows):
-        for k in range(terms):
-            weight = w[np.uintp(first + m * row_step + k * term_step)]
-            _add(weight, panel, p + k * p_step, 0, sums, s + m * s_step, 0, 1, 1, width)
+    j = 0
+    while j < width:
+        wide = width - j >= VECTORS * lanes
+        for m in range(0, rows, STEP):
+            row, place, high = first + m * row_step, s + m * s_step + j, min(STEP, rows - m)
+            if wide:
+                _WIDE(w, row, row_step, term_step, high, terms, panel, p + j, p_step, sums, place, s_step, width)
+            else:
+                left = width - j
+                _NARROW(w, row, row_step, term_step, high, terms, panel, p + j, p_step, sums, place, s_step, left)
+        j += VECTORS * lanes if wide else lanes
 
 
 @Kernel
@@ -257,7 +219,7 @@ def matrices(
     """
     _, groups, terms, columns = x.shape
     rows = y.shape[2]
-    source, weights, target, factor = x.reshape(-1), w.reshape(-1), y.reshape(-1), by.reshape(-1)
+    source, weights, bias, factor, target = read(x), read(w), read(b), read(by), written(y)
     blocks, tiles = (rows - 1) // block + 1, (columns - 1) // tile + 1
     for i in items(turn):
         rest, j = divmod(i, tiles)
@@ -265,9 +227,10 @@ def matrices(
         n, g = divmod(rest, groups)
         m, j = m * block, j * tile
         height, width = min(block, rows - m), min(tile, columns - j)
+        channel = (min(n, len(b) - 1) * groups + g) * rows + m
         place = ((n * groups + g) * rows + m) * columns + j
         for r in range(height):
-            _begin(b, n, g, m + r, j, target, place + r * columns, width)
+            _begin(bias, channel + r, b.shape[3], j, target, place + r * columns, width)
         for k in range(0, terms, DEPTH):
             _multiply(
                 weights, g * w.shape[1] + m * row_step + k * term_step, row_step, term_step, height,
@@ -298,12 +261,11 @@ def conv(
 
     ``steps`` are the sizes of a tile: output channels, samples, spatial axes. Items are groups and tiles.
     """
-    samples, _, outputs, out_d, out_h, out_w = y.shape
+    samples, groups, outputs, out_d, out_h, out_w = y.shape
     length = x.shape[2] * kernel[0] * kernel[1] * kernel[2]
     longest = up(steps[1] * steps[2] * steps[3] * steps[4], LANES)
-    panel = _aligned(min(DEPTH, length) * longest, x)
-    sums = _aligned(steps[0] * longest, x)
-    weights = w.reshape(-1)
+    panel, sums = _aligned(min(DEPTH, length) * longest, x), _aligned(steps[0] * longest, x)
+    weights, bias, target = read(w), read(b), written(y)
     tiles_m, tiles_n = (outputs - 1) // steps[0] + 1, (samples - 1) // steps[1] + 1
     tiles_d, tiles_h, tiles_w = (out_d - 1) // steps[2] + 1, (out_h - 1) // steps[3] + 1, (out_w - 1) // steps[4] + 1
     for i in items(turn):
@@ -319,20 +281,21 @@ def conv(
         area = box[0] * box[1] * box[2]
         width, place = up(count * area, LANES), (d * out_h + h) * out_w + j
         for r in range(rows):
-            fill(sums, r * width + count * area, 0, 1, width - count * area)
             for s in range(count):
-                _begin(b, n + s, g, m + r, place, sums, r * width + s * area, area)
+                channel = (min(n + s, len(b) - 1) * groups + g) * outputs + m + r
+                _begin(bias, channel, b.shape[3], place, sums, r * width + s * area, area)
         for first in range(0, length, DEPTH):
             terms = min(DEPTH, length - first)
-            fill(panel, count * area, width, terms, width - count * area)
             for k in range(terms):
                 c, tap = _tap(first + k, kernel)
                 _lay_out(x, n, count, g, c, panel, k * width, box, tap, strides, dilations, corner)
             row = (g * outputs + m) * length + first
-            _multiply(weights, row, length, 1, rows, terms, panel, 0, width, sums, 0, width, width)
+            _multiply(
+                weights, row, length, ONE, rows, terms, read(panel), ZERO, width, sums, ZERO, width, count * area
+            )  # fmt: skip
         for r in range(rows):
             for s in range(count):
-                copy(sums, r * width + s * area, 0, 1, y[n + s, g, m + r].reshape(-1), place, 0, 1, 1, area)
+                move(sums, r * width + s * area, target, _plane(y.shape, n + s, g, m + r, ZERO) + place, area)
 
 
 @Kernel
@@ -350,14 +313,15 @@ def conv_input_grad(
     longest = up(steps[1] * steps[2] * steps[3] * steps[4], LANES)
     panel = _aligned(min(DEPTH, outputs) * longest, y)
     sums = _aligned(min(DEPTH, steps[0] * taps) * longest, y)
-    factor, target, volume = by.reshape(-1), x.reshape(-1), x.shape[3] * x.shape[4] * x.shape[5]
+    factor, target, volume = read(by), written(x), x.shape[3] * x.shape[4] * x.shape[5]
     tiles_n, tiles_c = (samples - 1) // steps[1] + 1, (channels - 1) // steps[0] + 1
     for i in items(turn):
         rest, n = divmod(i, tiles_n)
         g, c = divmod(rest, tiles_c)
         n, c = n * steps[1], c * steps[0]
         count, stop_c = min(steps[1], samples - n), min(c + steps[0], channels)
-        x[n : n + count, g, c:stop_c] = 0
+        for s in range(n, n + count):
+            clear(target, _plane(x.shape, s, g, c, ZERO), (stop_c - c) * volume)
         for d in range(0, out_d, steps[2]):
             for h in range(0, out_h, steps[3]):
                 for j in range(0, out_w, steps[4]):
@@ -365,11 +329,10 @@ def conv_input_grad(
                     corner = (begin[0] - d * strides[0], begin[1] - h * strides[1], begin[2] - j * strides[2])
                     place = (d * out_h + h) * out_w + j
                     _add_tile(
-                        y, w[g].reshape(-1), x, n, count, g, c, stop_c, box, place,
-                        kernel, strides, dilations, corner, panel, sums,
+                        y, w, x, n, count, g, c, stop_c, box, place, kernel, strides, dilations, corner, panel, sums
                     )  # fmt: skip
         for s in range(n, n + count):
-            scale(factor, target, ((s * x.shape[1] + g) * channels + c) * volume, (stop_c - c) * volume)
+            scale(factor, target, _plane(x.shape, s, g, c, ZERO), (stop_c - c) * volume)
 
 
 @_inner
@@ -379,20 +342,21 @@ def _add_tile(
 ) -> None:  # fmt: skip
     """What one tile of y, at ``place``, adds to the channels ``start`` to ``stop`` of group ``g`` of x."""
     outputs, taps = y.shape[2], kernel[0] * kernel[1] * kernel[2]
-    length = x.shape[2] * taps
+    length, source, weights = x.shape[2] * taps, read(y), read(w)
     area = box[0] * box[1] * box[2]
     width = up(samples * area, LANES)
     for first in range(start * taps, stop * taps, DEPTH):
         rows = min(DEPTH, stop * taps - first)
-        fill(sums, 0, 0, 1, rows * width)
+        clear(sums, 0, rows * width)
         for m in range(0, outputs, DEPTH):
             terms = min(DEPTH, outputs - m)
-            fill(panel, samples * area, width, terms, width - samples * area)
             for k in range(terms):
                 for s in range(samples):
-                    source = y[n + s, g, m + k].reshape(-1)
-                    copy(source, place, 0, 1, panel, k * width + s * area, 0, 1, 1, area)
-            _multiply(w, m * length + first, 1, length, rows, terms, panel, 0, width, sums, 0, width, width)
+                    move(source, _plane(y.shape, n + s, g, m + k, ZERO) + place, panel, k * width + s * area, area)
+            row = (g * outputs + m) * length + first
+            _multiply(
+                weights, row, ONE, length, rows, terms, read(panel), ZERO, width, sums, ZERO, width, samples * area
+            )  # fmt: skip
         for k in range(rows):
             c, tap = _tap(first + k, kernel)
             _add_back(sums, k * width, x, n, samples, g, c, box, tap, strides, dilations, corner)
@@ -403,13 +367,15 @@ def few_rows(turn: Turn, a: Floats, b: Floats, y: Floats) -> None:
     """y = a b for an ``a`` of few rows, ``COLUMNS`` columns to an item; rows of b that meet zeros are not read."""
     rows, inner = a.shape
     width = b.shape[1]
-    flat_b, flat_y = b.reshape(-1), y.reshape(-1)
+    source, target = read(b), written(y)
     for start, stop in turns(turn):
         high = min(stop * COLUMNS, width)
         for first in range(start * COLUMNS, high, COLUMNS):
             count = min(COLUMNS, high - first)
-            fill(flat_y, first, width, rows, count)
+            for row in range(rows):
+                clear(target, row * width + first, count)
             for k in range(inner):
                 for row in range(rows):
                     if a[row, k] != 0:
-                        _add(a[row, k], flat_b, k * width + first, 0, flat_y, row * width + first, 0, 1, 1, count)
+                        s, t = k * width + first, row * width + first
+                        _add(a[row, k], source, s, ZERO, target, t, ZERO, ONE, ONE, count)

@@ -52,7 +52,7 @@ class Turn(NamedTuple):
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     value = context.make_array(kind)(context, builder, value=array)
-    return cgutils.get_item_pointer(context, builder, kind, value, [index], wraparound=False)  # type: ignore[no-untyped-call]
+    return cgutils.get_item_pointer(context, builder, kind, value, [index], wraparound=False)
 
 
 def _adding(_: Any, array: Any, index: Any, value: Any) -> Any:
@@ -192,7 +192,7 @@ def team() -> Team:
 
 def _start_in_child() -> None:
     team.cache_clear()
-    global_compiler_lock.release()  # type: ignore[no-untyped-call]
+    global_compiler_lock.release()
 
 
 if hasattr(os, "register_at_fork"):
