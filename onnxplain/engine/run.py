@@ -116,6 +116,10 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
         here = replace(target, first=start, total=count) if count > size else target
         key = (engine, plan.key, plan.sources, here.key, replace(work, repeats=1), size)
         result = model.once(key, chunk, partial(run, model, plan, here, chunk, work, size))
+        if plan.moves_samples and count > size:
+            _check_kept(result, size)
+        if result.ledger is not None and (plan.moves_samples or size == 1) and not work.elementwise:
+            result = replace(result, ledger=_of_the_whole(result.ledger))
         return chunk, replace(result, notes=notes)
 
     ahead = size * passes * (1 if passes == 1 or work.keep or work.taps else ROUNDS)
@@ -179,9 +183,12 @@ ROUNDS = 4
 
 
 def _cut(model: Model, plan: Plan, work: Work, count: int, target: Target, feed: Feed, engine: str) -> tuple[int, int]:
-    """How many samples a pass takes, and how many passes go on at once."""
+    """How many samples a pass takes, and how many passes go on at once.
+
+    A pass takes one sample where samples may leave the first axis: what belongs to which cannot be told there.
+    """
     threads = 1 if model.runtime.on_gpu or callable(target.spec) else _threads(model, engine)
-    given = model.fixed_batch or work.batch_size
+    given = model.fixed_batch or (1 if plan.moves_samples and model.batched else work.batch_size)
     if given is not None or not model.batched or count <= 1:
         return given or max(count, 1), threads if engine == "host" else 1
     recording = model.recording(feed, plan.target, 1)
@@ -345,6 +352,19 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
         {tensor: found[tensor.name].astype(np.float32) for tensor in work.taps},
         timings={"build": built - started, "forward+backward": time.perf_counter() - built},
     )
+
+
+def _check_kept(result: Result, size: int) -> None:
+    for tensor, value in (*result.relevance.items(), *result.values.items()):
+        if len(value) != size:
+            raise UsageError(f"the samples do not lie along axis 0 of {tensor.name!r}: ask for one sample at a time")
+
+
+def _of_the_whole(ledger: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """One number for all samples, wherever they lie."""
+    return {
+        name: {column: np.atleast_1d(np.sum(total)) for column, total in book.items()} for name, book in ledger.items()
+    }
 
 
 def joined(parts: Sequence[Result]) -> Result:

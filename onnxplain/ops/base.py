@@ -6,7 +6,7 @@ against the array namespace ``xp`` and never see numpy's computing functions, nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum
 from typing import Any, Protocol
 
@@ -267,6 +267,10 @@ class Op:
         """Whether it cuts off what lies below 0, as Relu does."""
         return False
 
+    def moves_samples(self, layer: Layer) -> bool:
+        """Whether samples that lie along the first axis of its inputs may lie along another one of its outputs."""
+        return False
+
     def forward(self, at: At, *inputs: Array) -> Array:
         """The outputs from the inputs."""
         raise NotImplementedError  # pragma: no cover
@@ -338,6 +342,18 @@ class Linear(Op):
         """W, every scalar factor of the node multiplied in."""
         return at.x(1)
 
+    def free_axis(self, at: At) -> int | None:
+        """An axis of the activation along which weights meet every entry alike; None where there is none."""
+        return 0
+
+    def everywhere(self, at: At, value: Array | float = 1.0) -> Array:
+        """An activation of ``value`` in every element, one entry long along what meets the weights alike."""
+        shape = [1 if length == -1 else length for length in at.shape(self.source(at))]
+        axis = self.free_axis(at)
+        if axis is not None:
+            shape[axis] = 1
+        return at.xp.ones(shape) * value
+
     def apply(self, at: At, x: Array, w: Array) -> Array:
         """W x without the bias."""
         raise NotImplementedError  # pragma: no cover
@@ -380,6 +396,11 @@ def add(op_type: str, op: Op, domain: str = "") -> None:
 def find(layer: Layer) -> Op | None:
     """The op of a layer, None where the table has none."""
     return OPS.get((layer.domain, layer.op_type))
+
+
+def moves_samples(layers: Iterable[Layer]) -> bool:
+    """Whether samples may leave the first axis on their way through ``layers``."""
+    return any((op := find(layer)) is not None and op.moves_samples(layer) for layer in layers)
 
 
 def table() -> Mapping[tuple[str, str], Op]:

@@ -81,6 +81,17 @@ class Gemm(_Product):
             grads[2] = at.fit(g if at["beta"] == 1 else g * at["beta"], 2)
         return grads[: len(at.layer.inputs)]
 
+    def moves_samples(self, layer: Layer) -> bool:
+        """Weights on the left meet columns, and so do those of a transposed operand."""
+        left = layer.inputs[0]
+        assert left is not None
+        return left.static or bool(layer.attributes["transA"])
+
+    def free_axis(self, at: At) -> int:
+        """Rows on the left, columns on the right, the other one where the operand is transposed."""
+        source = self.source(at)
+        return source ^ bool(at["transB" if source else "transA"])
+
     def weight(self, at: At) -> Array:
         source = self.source(at)
         w = _turned(at, at.x(1 - source), "transA" if source else "transB")
@@ -119,6 +130,20 @@ class MatMul(_Product):
             self._toward(at, 0, g, at.x(1)) if at.wants(0) else None,
             self._toward(at, 1, g, at.x(0)) if at.wants(1) else None,
         )
+
+    def moves_samples(self, layer: Layer) -> bool:
+        """Weights on the left meet columns, unless they meet a stack of matrices."""
+        left, right = layer.inputs[:2]
+        assert left is not None
+        assert right is not None
+        stack = right.shape is not None and len(right.shape) > 2
+        return left.static and not stack
+
+    def free_axis(self, at: At) -> int | None:
+        """The first of a stack of matrices, else rows on the left and columns on the right; none of a vector."""
+        source = self.source(at)
+        rank = at.rank(source)
+        return None if rank == 1 else source if rank == 2 else 0
 
     def weight(self, at: At) -> Array:
         return at.x(1 - self.source(at))

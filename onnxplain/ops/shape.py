@@ -117,6 +117,11 @@ class Transpose(_Route):
         perm = self._perm(at)
         return (at.xp.transpose(g, tuple(perm.index(axis) for axis in range(len(perm)))),)
 
+    def moves_samples(self, layer: Layer) -> bool:
+        """Unless the first axis stays."""
+        perm = layer.attributes.get("perm")
+        return not perm or bool(perm[0] != 0)
+
     def _perm(self, at: At) -> tuple[int, ...]:
         return tuple(at.get("perm") or reversed(range(at.rank())))
 

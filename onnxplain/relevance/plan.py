@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxplain.errors import UnsupportedError, UsageError
 from onnxplain.graph.layers import Layer, LayerGraph, Tensor
-from onnxplain.ops import Kind, Op, find
+from onnxplain.ops import Kind, Op, find, moves_samples
 from onnxplain.relevance.base import Rule
 from onnxplain.relevance.books import Place, RuleBook
 from onnxplain.relevance.weighted import ZBox
@@ -89,6 +89,11 @@ class Plan:
                     if out is not None and out.dtype is not None:
                         (entries.append if out.dtype.kind == "f" else whole.add)(out)
         return tuple(entries)
+
+    @cached_property
+    def moves_samples(self) -> bool:
+        """Whether samples may lie along another axis than the first one somewhere between inputs and target."""
+        return moves_samples(self.path)
 
     @cached_property
     def key(self) -> tuple[Any, ...]:

@@ -188,17 +188,15 @@ class ZBox(OnWeights):
         return handed - op.contributions(at, s, w_plus, low) - op.contributions(at, s, w_minus, high)
 
     def _bound(self, at: At, op: Linear, bound: float | tuple[float, ...] | None) -> Array:
-        source = op.source(at)
-        shape = (1, *at.shape(source)[1:])
-        if isinstance(bound, tuple):
-            if len(bound) != shape[1]:
-                raise UsageError(
-                    f"rule z-box at {at.layer.name!r}: low and high hold one number or {shape[1]}, not {len(bound)}"
-                )
-            values = at.xp.reshape(at.xp.const(bound), (1, len(bound)) + (1,) * (len(shape) - 2))
-            return at.xp.ones(shape) * values
         assert bound is not None, "the plan fills the bounds in"
-        return at.xp.ones(shape) * bound
+        if not isinstance(bound, tuple):
+            return op.everywhere(at, bound)
+        shape = at.shape(op.source(at))
+        if len(bound) != shape[1]:
+            raise UsageError(
+                f"rule z-box at {at.layer.name!r}: low and high hold one number or {shape[1]}, not {len(bound)}"
+            )
+        return op.everywhere(at) * at.xp.reshape(at.xp.const(bound), (1, len(bound)) + (1,) * (len(shape) - 2))
 
 
 @dataclass(frozen=True)
@@ -225,7 +223,7 @@ class Flat(OnWeights):
 
 
 def _by_weights(at: At, op: Linear, w: Array, b: Array | None, r: Array, epsilon: float) -> Array:
-    z = op.affine(at, at.xp.ones((1, *at.shape(op.source(at))[1:])), w, b)
+    z = op.affine(at, op.everywhere(at), w, b)
     return op.transpose(at, shares(at, r, z, b, epsilon, unsigned=True), w)
 
 
