@@ -16,20 +16,22 @@ A book looks like this::
     epsilon = 1e-6
 
 A rule matches when all its conditions hold: ``op`` (op types), ``kind`` (see :class:`onnxplain.ops.Kind`), ``name``
-(a pattern with * and ?), ``first`` and ``last`` (linear layers with no other linear layer before or behind them, so
-both branches of a fork at the input are first), ``index`` (position among the linear layers, negative from the end),
-``spatial`` (whether the layer has a window), ``rectifier`` (Relu, and Clip with a lower bound of 0, which is ReLU6).
+(a pattern with * and ?, which a layer of the model must fit), ``first`` and ``last`` (linear layers with no other
+linear layer before or behind them, so both branches of a fork at the input are first), ``index`` (position among the
+linear layers, negative from the end), ``spatial`` (whether the layer has a window), ``rectifier`` (Relu, and Clip with
+a lower bound of 0, which is ReLU6).
 """
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import heapq
 import math
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +93,23 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One entry of a book: the line of the file where it starts (0: an option), conditions and a rule."""
+class Table:
+    """Where a table of a file stands: the line where it starts, and those of its keys."""
 
-    number: int
+    path: Path
+    start: int
+    keys: dict[str, int] = field(default_factory=dict, hash=False)
+
+    def line(self, key: str = "") -> str:
+        """File and line of a key, or of the table where it has no such key."""
+        return f"{self.path}, line {self.keys.get(key, self.start)}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One entry of a book: where it stands (None: an option), conditions and a rule."""
+
+    table: Table | None
     conditions: Mapping[str, Any] = field(hash=False)
     rule: Rule
 
@@ -109,7 +124,7 @@ class Line:
             case "kind":
                 return bool(place.kind.value == value)
             case "name":
-                return fnmatch.fnmatchcase(place.name, value)
+                return _bears(place.name, value)
             case "index":
                 return value in (place.index, place.from_end)
             case _:
@@ -117,7 +132,7 @@ class Line:
 
     def __str__(self) -> str:
         said = ", ".join(f"{key} = {value}" for key, value in self.conditions.items())
-        return f"{f'line {self.number}' if self.number else 'option'}: {said or 'every layer'}"
+        return f"{f'line {self.table.start}' if self.table else 'option'}: {said or 'every layer'}"
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,8 @@ class RuleBook:
         None where the target's own value stands at the target.
     gradient : bool
         Whether layers without a match take their gradient instead of the default of their kind.
+    end : str
+        File and line where the rules end; empty for a book that stands in no file.
     """
 
     name: str
@@ -139,6 +156,21 @@ class RuleBook:
     lines: tuple[Line, ...]
     seed: float | None = None
     gradient: bool = False
+    end: str = ""
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Hold the book's patterns of layer names against the names that a model has.
+
+        Raises
+        ------
+        UsageError
+            No layer bears a name of the pattern.
+        """
+        for line in self.lines:
+            pattern = line.conditions.get("name")
+            if line.table and pattern is not None and not any(_bears(name, pattern) for name in names):
+                offer = f"the nearest are {', '.join(map(repr, _nearest(names, pattern)))}" if names else "it has none"
+                raise UsageError(f"{line.table.line('name')}: no layer of the model is named {pattern!r}; {offer}")
 
     def choose(self, place: Place) -> tuple[Rule, str] | None:
         """The rule for a layer and the reason, None where the book says nothing."""
@@ -170,13 +202,16 @@ class RuleBook:
         lines = []
         for line in self.lines:
             settings = {key: value for key, value in options.items() if key in line.rule.parameters()}
-            where = f"rule book {self.name!r}, options for {line}"
-            lines.append(replace(line, rule=_make(type(line.rule), line.rule.parameters() | settings, where)))
+            made = _make(type(line.rule), line.rule.parameters() | settings, self._options_for(line))
+            lines.append(replace(line, rule=made))
         return replace(self, lines=tuple(lines))
+
+    def _options_for(self, line: Line) -> Callable[[str], str]:
+        return lambda _: f"rule book {self.name!r}, options for {line}"
 
     def with_rule(self, rule: Rule, **conditions: Any) -> RuleBook:
         """The book with a rule in front of all others."""
-        return replace(self, lines=(Line(0, conditions, rule), *self.lines))
+        return replace(self, lines=(Line(None, conditions, rule), *self.lines))
 
 
 def rule_book_names() -> list[str]:
@@ -219,43 +254,80 @@ def _read_book(path: Path) -> RuleBook:
 @functools.lru_cache
 def _book(path: Path, text: str) -> RuleBook:
     content = tomllib.loads(text)
-    _check_keys(content, {"description", "seed", "otherwise", "rule"}, str(path))
+    book, *rules = _tables(path, text)
+    _check_keys(content, {"description", "seed", "otherwise", "rule"}, book.line)
     seed = content.get("seed", "value")
     if seed != "value" and not (isinstance(seed, int | float) and not isinstance(seed, bool)):
-        raise UsageError(f'{path}: seed must be "value" or a number, not {seed!r}')
+        raise UsageError(f'{book.line("seed")}: seed must be "value" or a number, not {seed!r}')
     otherwise = content.get("otherwise", "relevance")
     if otherwise not in ("relevance", "gradient"):
-        raise UsageError(f'{path}: otherwise must be "relevance" or "gradient", not {otherwise!r}')
+        raise UsageError(f'{book.line("otherwise")}: otherwise must be "relevance" or "gradient", not {otherwise!r}')
     entries = content.get("rule", [])
-    starts = [number for number, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*rule\s*\]\]", line)]
-    if not isinstance(entries, list) or len(entries) != len(starts):
-        raise UsageError(f"{path}: write every rule as a [[rule]] table")
+    if not isinstance(entries, list) or len(entries) != len(rules):
+        raise UsageError(f"{book.line('rule')}: write every rule as a [[rule]] table")
     return RuleBook(
         path.stem,
         str(content.get("description", "")),
-        tuple(_line(number, entry, f"{path}, line {number}") for number, entry in zip(starts, entries, strict=True)),
+        tuple(_line(table, entry) for table, entry in zip(rules, entries, strict=True)),
         None if seed == "value" else float(seed),
         otherwise == "gradient",
+        Table(path, 1 + text.rstrip().count("\n")).line(),
     )
 
 
-def _line(number: int, entry: dict[str, Any], where: str) -> Line:
+def _tables(path: Path, text: str) -> list[Table]:
+    """The book itself and each of its rules, with the lines of their keys."""
+    book = Table(path, 1)
+    tables, current = [book], book
+    for number, statement, content in _statements(text):
+        [(key, value)] = content.items()
+        if not statement.lstrip().startswith("["):
+            current.keys.setdefault(key, number)
+            continue
+        current = Table(path, number)
+        book.keys.setdefault(key, number)
+        if content == {"rule": [{}]}:
+            tables.append(current)
+        elif key == "rule":
+            tables[-1].keys.update(dict.fromkeys(value, number) | tables[-1].keys)
+    return tables
+
+
+def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Every statement of a sound TOML file: the line where it starts, its text, and what it says when read alone.
+
+    tomllib tells no lines. A statement ends with the first line up to which it can be read.
+    """
+    start, statement = 1, ""
+    for number, line in enumerate(text.split("\n"), 1):
+        statement += f"{line}\n"
+        try:
+            content = tomllib.loads(statement)
+        except tomllib.TOMLDecodeError:
+            continue
+        if content:
+            yield start, statement, content
+        start, statement = number + 1, ""
+
+
+def _line(table: Table, entry: dict[str, Any]) -> Line:
     use = entry.get("use")
     if not isinstance(use, str) or use not in RULES:
         said = f"unknown rule {use!r}" if "use" in entry else 'a rule needs use = "..."'
-        raise UsageError(f"{where}: {said}; there are {', '.join(sorted(RULES))}")
+        raise UsageError(f"{table.line('use')}: {said}; there are {', '.join(sorted(RULES))}")
     settings = {field.name for field in fields(RULES[use])}
-    _check_keys(entry, {"use", *_CONDITIONS, *settings}, where)
+    _check_keys(entry, {"use", *_CONDITIONS, *settings}, table.line)
     conditions = {key: value for key, value in entry.items() if key in _CONDITIONS}
     for key, value in conditions.items():
         fits, wanted = _CONDITIONS[key]
         if not fits(value):
-            raise UsageError(f"{where}: {key} must be {wanted}, not {value!r}")
+            raise UsageError(f"{table.line(key)}: {key} must be {wanted}, not {value!r}")
     parameters = {key: value for key, value in entry.items() if key in settings}
-    return Line(number, conditions, _make(RULES[use], parameters, where))
+    return Line(table, conditions, _make(RULES[use], parameters, table.line))
 
 
-def _make(rule: type[Rule], settings: Mapping[str, Any], where: str) -> Rule:
+def _make(rule: type[Rule], settings: Mapping[str, Any], where: Callable[[str], str]) -> Rule:
+    """The rule with its settings; ``where`` names the place of one of them, or of the whole for an empty name."""
     values = {}
     for setting in fields(rule):
         value = settings.get(setting.name, setting.default)
@@ -263,11 +335,23 @@ def _make(rule: type[Rule], settings: Mapping[str, Any], where: str) -> Rule:
         values[setting.name] = tuple(value) if isinstance(value, list) else value
         wanted = _misfit(setting.default, values[setting.name])
         if wanted is not None:
-            raise UsageError(f"{where}: {setting.name} must be {wanted}, not {value!r}")
+            raise UsageError(f"{where(setting.name)}: {setting.name} must be {wanted}, not {value!r}")
     try:
         return rule(**values)
     except ValueError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{where('')}: {error}") from error
+
+
+def _bears(name: str, pattern: str) -> bool:
+    """Whether a layer's name fits a pattern, of which * and ? alone are not literal."""
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def _nearest(names: Sequence[str], pattern: str) -> list[str]:
+    def likeness(name: str) -> float:
+        return SequenceMatcher(None, name.lower(), pattern.strip("*").lower()).ratio()
+
+    return heapq.nlargest(3, dict.fromkeys(names), likeness)
 
 
 def _misfit(default: Any, value: Any) -> str | None:
@@ -284,7 +368,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
+def _check_keys(table: Mapping[str, Any], known: set[str], where: Callable[[str], str]) -> None:
     for key in table:
         if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
+            raise UsageError(f"{where(key)}: unknown key {key!r}; known are {', '.join(sorted(known))}")

@@ -126,7 +126,8 @@ def make_plan(
     UnsupportedError
         An op on the path is not supported; every such layer is named.
     UsageError
-        A layer that nothing in the book matches, a rule that does not fit its layer, or z-box without bounds.
+        A layer that nothing in the book matches, a name in the book that no layer has, a rule that does not fit its
+        layer, or z-box without bounds.
     """
     path = graph.path(target, sources)
     if not path and target not in sources:
@@ -139,14 +140,15 @@ def make_plan(
             f"no rule for {named}{more} on the way from the input to {target.name!r}; {_way_out(unknown)}, "
             "or explain a tensor before it with --output-name"
         )
+    book.check_names([layer.name for layer in graph.layers])
     places = _places(path)
     steps = []
     for layer in path:
         chosen = book.choose(places[layer])
         if chosen is None:
             raise UsageError(
-                f"rule book {book.name!r} has no rule for {layer.op_type} {layer.name!r}: "
-                f'add [[rule]] with kind = "{places[layer].kind.value}"'
+                f"{book.end}: the rules of {book.name!r} end without one for {layer.op_type} {layer.name!r}; "
+                f'add [[rule]] with kind = "{places[layer].kind.value}" here'
             )
         rule, reason = chosen
         _check(rule, layer, places[layer].kind, reason)

@@ -61,7 +61,6 @@ LINEAR = ["left", "right", "block.conv", "dense", "logits"]
         ('kind = "linear"\nname = "*t"', ["left", "right"]),
         ('kind = "linear"\nname = "block.*"', ["block.conv"]),
         ('kind = "linear"\nname = "?ense"', ["dense"]),
-        ('kind = "linear"\nname = "DENSE"', []),
         ("first = true", ["left", "right"]),
         ("last = true", ["logits"]),
         ('kind = "linear"\nfirst = false', ["block.conv", "dense", "logits"]),
@@ -214,36 +213,55 @@ def test_bounds_per_channel_must_fit_the_layer(model: onnxplain.Model, engine: s
 
 
 OWN = {
-    "an unknown key of the book": (["colour = 1"], "own.toml: unknown key 'colour'; known are"),
-    "a seed that is no number": (['seed = "logit"'], 'seed must be "value" or a number'),
-    "a seed that is true": (["seed = true"], 'seed must be "value" or a number'),
-    "otherwise": (['otherwise = "pass"'], 'otherwise must be "relevance" or "gradient", not \'pass\''),
+    "an unknown key of the book": (["colour = 1"], "own.toml, line 1: unknown key 'colour'; known are"),
+    "an unknown table": (["seed = 1", "[colour]", "seed = 2"], "own.toml, line 2: unknown key 'colour'; known are"),
+    "an unknown dotted key": (["", "colour.red = 1"], "own.toml, line 2: unknown key 'colour'; known are"),
+    "a seed that is no number": (["", 'seed = "logit"'], 'own.toml, line 2: seed must be "value" or a number'),
+    "a seed that is true": (["seed = true"], 'own.toml, line 1: seed must be "value" or a number'),
+    "otherwise": (
+        ["# mine", "", 'otherwise = "pass"'],
+        'own.toml, line 3: otherwise must be "relevance" or "gradient", not \'pass\'',
+    ),
     "no TOML": (["[[rule]"], "is not a TOML file"),
-    "a single table": (["[rule]", 'use = "epsilon"'], "write every rule as a [[rule]] table"),
-    "an inline array": (['rule = [{use = "epsilon"}]'], "write every rule as a [[rule]] table"),
+    "a single table": (
+        ["seed = 1", "[rule]", 'use = "epsilon"'],
+        "own.toml, line 2: write every rule as a [[rule]] table",
+    ),
+    "an inline array": (["", 'rule = [{use = "epsilon"}]'], "own.toml, line 2: write every rule as a [[rule]] table"),
     "an unknown rule": (
         ["", "[[rule]]", 'use = "epsilom"'],
-        "own.toml, line 2: unknown rule 'epsilom'; there are alpha-beta",
+        "own.toml, line 3: unknown rule 'epsilom'; there are alpha-beta",
     ),
     "no rule": (["[[rule]]", 'op = "Conv"'], 'own.toml, line 1: a rule needs use = "..."'),
-    "a rule that is a list": (["[[rule]]", 'use = ["epsilon"]'], "line 1: unknown rule ['epsilon']"),
-    "an unknown key of a rule": (["[[rule]]", 'use = "flat"', "gamma = 1"], "line 1: unknown key 'gamma'; known are"),
-    "an unknown op": (["[[rule]]", 'op = "Convv"', 'use = "flat"'], "line 1: op must be op types"),
-    "an op that is a number": (["[[rule]]", "op = 3", 'use = "flat"'], "line 1: op must be op types"),
-    "no op": (["[[rule]]", "op = []", 'use = "flat"'], "line 1: op must be op types"),
+    "a rule that is a list": (["[[rule]]", 'use = ["epsilon"]'], "line 2: unknown rule ['epsilon']"),
+    "an unknown key of a rule": (["[[rule]]", 'use = "flat"', "gamma = 1"], "line 3: unknown key 'gamma'; known are"),
+    "a table in a rule": (
+        ["[[rule]]", 'use = "flat"', "[rule.colour]", "use = 1", "[[rule]]", 'use = "flat"'],
+        "line 3: unknown key 'colour'; known are",
+    ),
+    "a rule below a table in a rule": (
+        ["[[rule]]", 'use = "flat"', "[[rule]]", "[rule.use]", 'use = "flat"'],
+        "line 4: unknown rule {'use': 'flat'}",
+    ),
+    "an unknown op": (["[[rule]]", 'op = "Convv"', 'use = "flat"'], "line 2: op must be op types"),
+    "an op that is a number": (["[[rule]]", "op = 3", 'use = "flat"'], "line 2: op must be op types"),
+    "no op": (["[[rule]]", "op = []", 'use = "flat"'], "line 2: op must be op types"),
     "an unknown kind": (
         ["[[rule]]", 'kind = "dense"', 'use = "flat"'],
-        "line 1: kind must be one of linear, sum, pass",
+        "line 2: kind must be one of linear, sum, pass",
     ),
-    "a list of kinds": (["[[rule]]", 'kind = ["sum"]', 'use = "flat"'], "line 1: kind must be one of"),
-    "a name that is a number": (["[[rule]]", "name = 3", 'use = "flat"'], "line 1: name must be a text"),
-    "first as text": (["[[rule]]", 'first = "yes"', 'use = "flat"'], "line 1: first must be true or false, not 'yes'"),
-    "index true": (["[[rule]]", "index = true", 'use = "flat"'], "line 1: index must be a whole number, not True"),
-    "index 1.5": (["[[rule]]", "index = 1.5", 'use = "flat"'], "line 1: index must be a whole number, not 1.5"),
-    "a setting as text": (["[[rule]]", 'use = "gamma"', 'gamma = "x"'], "line 1: gamma must be a number"),
-    "a negative setting": (["[[rule]]", 'use = "gamma"', "gamma = -1"], "gamma must be a number that is not negative"),
-    "a setting as a list": (["[[rule]]", 'use = "gamma"', "gamma = [1, 2]"], "line 1: gamma must be a number"),
-    "bias as a number": (["[[rule]]", 'use = "gamma"', "bias = 0"], "line 1: bias must be true or false, not 0"),
+    "a list of kinds": (["[[rule]]", 'kind = ["sum"]', 'use = "flat"'], "line 2: kind must be one of"),
+    "a name that is a number": (["[[rule]]", "name = 3", 'use = "flat"'], "line 2: name must be a text"),
+    "first as text": (["[[rule]]", 'first = "yes"', 'use = "flat"'], "line 2: first must be true or false, not 'yes'"),
+    "index true": (["[[rule]]", "index = true", 'use = "flat"'], "line 2: index must be a whole number, not True"),
+    "index 1.5": (["[[rule]]", "index = 1.5", 'use = "flat"'], "line 2: index must be a whole number, not 1.5"),
+    "a setting as text": (["[[rule]]", 'use = "gamma"', 'gamma = "x"'], "line 3: gamma must be a number"),
+    "a negative setting": (
+        ["[[rule]]", 'use = "gamma"', "gamma = -1"],
+        "line 3: gamma must be a number that is not negative",
+    ),
+    "a setting as a list": (["[[rule]]", 'use = "gamma"', "gamma = [1, 2]"], "line 3: gamma must be a number"),
+    "bias as a number": (["[[rule]]", 'use = "gamma"', "bias = 0"], "line 3: bias must be true or false, not 0"),
     "alpha and beta": (["", "", "[[rule]]", 'use = "alpha-beta"', "alpha = 3"], "line 3: alpha and beta"),
     "bounds": (["[[rule]]", 'use = "z-box"', "low = 1", "high = 0"], "line 1: low must not lie above high"),
 }
@@ -257,9 +275,67 @@ def test_mistakes_in_a_book_name_the_line(mistake: str, tmp_path: Path) -> None:
     assert said in str(error.value)
 
 
-def test_a_layer_without_a_rule_is_named(model: onnxplain.Model, tmp_path: Path) -> None:
-    with pytest.raises(onnxplain.UsageError, match=r"'own' has no rule for Gemm 'dense': add .* kind = .linear."):
-        onnxplain.plan(model, rules=write(tmp_path, "[[rule]]", 'op = "Conv"', 'use = "flat"'))
+def test_lines_are_found_behind_texts_and_lists_of_several_lines(model: onnxplain.Model, tmp_path: Path) -> None:
+    book = write(
+        tmp_path,
+        'description = """',
+        "[[rule]]",
+        'use = "nonsense"',
+        '"""  # [[rule]]',
+        '[["rule"]]',
+        "op = [  # two",
+        "    'Conv', # [[rule]]",
+        '    "Gemm",',
+        "]",
+        "use = '''",
+        "flat'''",
+        "[[rule]]",
+        'kind = "linear"',
+        '"use" = "epsilon"',
+    )
+    reasons = {step.layer.name: step.reason for step in onnxplain.plan(model, rules=book)}
+    assert reasons["dense"] == "line 5: op = ['Conv', 'Gemm']"
+    assert reasons["logits"] == "line 12: kind = linear"
+    assert load_rule_book(book).description == '[[rule]]\nuse = "nonsense"\n'
+
+
+@pytest.mark.parametrize(
+    ("pattern", "nearest"),
+    [
+        ("nosuchlayer*", ""),
+        ("DENSE", "; the nearest are 'dense', "),
+        ("*.block.con", "; the nearest are 'block.conv', "),
+    ],
+)
+def test_a_name_that_no_layer_has_is_an_error(
+    model: onnxplain.Model, pattern: str, nearest: str, tmp_path: Path
+) -> None:
+    lines = ("[[rule]]", 'kind = "linear"', 'use = "epsilon"', "[[rule]]", 'use = "flat"', f'name = "{pattern}"')
+    with pytest.raises(onnxplain.UsageError) as error:
+        onnxplain.plan(model, rules=write(tmp_path, *lines))
+    assert f"own.toml, line 6: no layer of the model is named '{pattern}'{nearest}" in str(error.value)
+    assert str(error.value).count("'") == 8, "the pattern and three names"
+
+
+def test_a_name_may_be_that_of_a_layer_off_the_path(model: onnxplain.Model, tmp_path: Path) -> None:
+    lines = ("[[rule]]", 'name = "logits"', 'use = "w-square"', "[[rule]]", 'kind = "linear"', 'use = "epsilon"')
+    assert "w-square" not in chosen(model, write(tmp_path, *lines), output="dense").values()
+
+
+def test_brackets_in_names_are_no_wildcards(tmp_path: Path) -> None:
+    net = nets.model(
+        [nets.node("MatMul", ["x", "w"], "y", name="block[0]")], {"x": ["N", 2]}, constants={"w": np.eye(2)}
+    )
+    book = write(tmp_path, "[[rule]]", 'name = "*[0]"', 'use = "flat"')
+    assert chosen(onnxplain.load(net), book) == {"block[0]": "flat"}
+
+
+def test_a_layer_without_a_rule_is_named_with_the_line_where_the_rules_end(
+    model: onnxplain.Model, tmp_path: Path
+) -> None:
+    said = r"own.toml, line 4: the rules of 'own' end without one for Gemm 'dense'; add .* kind = .linear."
+    with pytest.raises(onnxplain.UsageError, match=said):
+        onnxplain.plan(model, rules=write(tmp_path, "", "[[rule]]", 'op = "Conv"', 'use = "flat"', "", ""))
 
 
 def test_a_rule_on_the_wrong_kind_names_line_and_layer(model: onnxplain.Model, tmp_path: Path) -> None:
