@@ -281,6 +281,11 @@ def _finite(weights: np.ndarray) -> np.ndarray:
     return weights
 
 
+def is_element(spec: TargetSpec, labels: Sequence[str] | None = None) -> bool:
+    """Whether a target is an element or slice of an output, which may index the axis of the samples as well."""
+    return isinstance(spec, str) and not (labels and spec in labels) and _ELEMENT.match(spec) is not None
+
+
 def parse_target(
     graph: LayerGraph,
     spec: TargetSpec,

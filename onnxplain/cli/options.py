@@ -30,7 +30,8 @@ Target = Annotated[
         "--target",
         "-t",
         metavar="TARGET",
-        help="What to explain: an index, a label, top2, cat-dog, boxes[0,4:,17]. [default: the predicted class]",
+        help="What to explain: an index, a label, top2, cat-dog, boxes[0,4:,17] (the first index counts the "
+        "samples of one input, so 0 or : for a picture). [default: the predicted class]",
     ),
 ]
 OutputName = Annotated[

@@ -24,6 +24,7 @@ from onnxplain.inputs.pictures import Geometry
 from onnxplain.methods.defaults import contract_options
 from onnxplain.methods.table import find_method
 from onnxplain.model import Model
+from onnxplain.targets import is_element
 
 GROUP = 16
 """Inputs that are explained at once unless the user says otherwise; enough for the compiled engine to pay."""
@@ -55,6 +56,12 @@ class Stream:
     def _by_crops(self) -> bool:
         """Whether several windows of each picture are explained."""
         return bool(self.call.get("method") == "fixations" and self.call.get("crops", 1) != 1)
+
+    @property
+    def _at_once(self) -> int:
+        """How many inputs are explained at once; each alone where the target may index the axis that groups share."""
+        together = self.model.batched and not self._by_crops and not is_element(self.call.get("target"), self.labels)
+        return (self.call["batch_size"] or GROUP) if together else 1
 
     @property
     def labels(self) -> Sequence[str] | None:
@@ -94,7 +101,7 @@ class Stream:
 
     def _groups(self, inputs: Iterable[Sample | Skipped]) -> Iterator[list[Sample] | Skipped]:
         """Neighbours of one shape together, where the model takes several samples at once."""
-        most = (self.call["batch_size"] or GROUP) if self.model.batched and not self._by_crops else 1
+        most = self._at_once
         group: list[Sample] = []
         waiting = iter(inputs)
         while True:

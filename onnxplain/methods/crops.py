@@ -20,7 +20,7 @@ from onnxplain.inputs.pictures import Geometry, Picture, prepare, read_picture
 from onnxplain.methods import explain
 from onnxplain.methods.fixations import Look, enter
 from onnxplain.model import Model, load
-from onnxplain.targets import TargetSpec, parse_target
+from onnxplain.targets import Target, TargetSpec, is_element, parse_target
 
 SHORT_SIDE = 256 / 224
 """The short side of the picture that crops are cut from, in short sides of the model's input."""
@@ -57,7 +57,7 @@ def fixate_picture(
     crops : {5, 10, 1}
         5 and 10 both name the protocol: ten vote, five give points. 1: the one window of the input contract.
     target, output, keep_softmax
-        See :func:`onnxplain.explain`.
+        See :func:`onnxplain.explain`; to an element of the output the picture is a batch of one, whatever its windows.
     contract : InputContract, optional
         How pictures are prepared; found by :func:`onnxplain.inputs.contract.discover` with ``preprocess`` by default.
     labels : sequence of str, optional
@@ -92,28 +92,32 @@ def fixate_picture(
     labels = labels if labels is not None else contract.labels.value
     array, geometry = prepare(picture, contract)
     windows, prediction = [geometry], None
+    asked = {"target": target, "crops": crops}
     notes: list[str] = []
     if crops > 1:
         windows = geometry.crops(round(min(geometry.window) * SHORT_SIDE))
         array = np.concatenate([prepare(picture, contract, window)[0] for window in windows])
         chosen = parse_target(model.graph, target, output, labels, keep_softmax)
-        votes = _votes(model, chosen.tensor.name, array, contract)
+        scores = _scores(model, chosen.tensor.name, array, contract)
+        votes = _votes(scores)
         prediction = votes.mean(axis=0, keepdims=True)
         giving = _agreeing(votes[: len(windows)], int(prediction.argmax())) if target is None else range(len(windows))
+        if is_element(target, labels):
+            target = _of_each(chosen, scores)
         windows, array = [windows[place] for place in giving], array[list(giving)]
         notes.append(f"{len(windows)} of 5 crops give points")
     call = {"method": "fixations", **call, "outliers": False}
     feed = {contract.input_name: array}
     e = explain(model, feed, target=target, output=output, labels=labels, keep_softmax=keep_softmax, **call)
     assert e.origin is not None
-    options = {**e.origin.options, **vars(look), "crops": crops}
+    options = {**e.origin.options, **vars(look), **asked}
     return replace(
         _on_picture(e, contract, windows, look, prediction, notes), origin=replace(e.origin, options=options)
     )
 
 
-def _votes(model: Model, tensor: str, array: np.ndarray, contract: InputContract) -> NDArray[np.float64]:
-    """Class probabilities of the crops and then of their mirror images."""
+def _scores(model: Model, tensor: str, array: np.ndarray, contract: InputContract) -> np.ndarray:
+    """What the classes get from the crops and then from their mirror images."""
     across = 3 if contract.layout.value == "NCHW" else 2
     every = np.concatenate([array, np.flip(array, across)])
     declared = model.inputs[0].shape
@@ -125,12 +129,24 @@ def _votes(model: Model, tensor: str, array: np.ndarray, contract: InputContract
             raise UsageError(
                 f"crops vote on a class, and {tensor!r} of shape {found.shape} is no class vector; use crops=1"
             )
-        rows.append(found.reshape(size, -1).astype(np.float64))
-    scores = np.concatenate(rows)
-    if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
-        return scores
-    probabilities: NDArray[np.float64] = softmax(scores, axis=1)
+        rows.append(found)
+    return np.concatenate(rows)
+
+
+def _votes(scores: np.ndarray) -> NDArray[np.float64]:
+    """Class probabilities."""
+    rows = scores.reshape(len(scores), -1).astype(np.float64)
+    if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+        return rows
+    probabilities: NDArray[np.float64] = softmax(rows, axis=1)
     return probabilities
+
+
+def _of_each(element: Target, scores: np.ndarray) -> str:
+    """An element of the picture, a batch of one, as that of every window."""
+    element.weights(scores[:1])  # refuses what a batch of one does not have
+    indices = str(element.spec)[1:-1].split(",")[1 - scores.ndim :]
+    return f"{element.output.name}[{','.join(indices)}]"
 
 
 def _agreeing(votes: NDArray[np.float64], label: int) -> Sequence[int]:

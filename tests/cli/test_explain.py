@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nets
 import numpy as np
 import pytest
 from PIL import Image
 
+import onnxplain
 from onnxplain import Explanation
 from onnxplain.cli import main
 
@@ -87,6 +89,51 @@ def test_a_batch_gives_what_single_inputs_give(classifier, pictures, capsys, eng
         assert batch.prediction.shape == (1, 3)
         assert batch.target[0].label == one.target[0].label
         np.testing.assert_allclose(batch.relevance["image"], one.relevance["image"], atol=1e-6)
+
+
+@pytest.fixture
+def detector(place):
+    """``det.onnx`` of x, n x 4, with the outputs scores, n x 3, and boxes, n x 2 x 3; and three inputs, two alike."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        nets.node("MatMul", ["x", "w"], "scores"),
+        nets.node("MatMul", ["x", "v"], "flat"),
+        nets.node("Reshape", ["flat", "shape"], "boxes"),
+    ]
+    constants = {"w": rng.normal(size=(4, 3)), "v": rng.normal(size=(4, 6)), "shape": np.array([0, 2, 3])}
+    Path("det.onnx").write_bytes(nets.model(nodes, {"x": ["n", 4]}, ["scores", "boxes"], constants))
+    first, last = rng.normal(size=(2, 1, 4)).astype(np.float32)
+    for name, x in (("a", first), ("b", first), ("c", last)):
+        np.save(f"{name}.npy", x)
+    return ["explain", "det.onnx", "a.npy", "b.npy", "c.npy"]
+
+
+@pytest.mark.parametrize("target", ["boxes[0,1:,2]", "boxes[-1,1:,2]", "boxes[:,1:,2]", "boxes[1:,2]"])
+@pytest.mark.parametrize("size", [[], ["--batch-size", "2"], ["--engine", "compiled"]])
+def test_an_element_is_that_of_each_input(detector, capsys, target, size):
+    assert main([*detector, "--target", target, "--json", *size]) == 0
+    values = [one["samples"][0]["target"]["value"] for one in document(capsys)["results"]]
+    model = onnxplain.load("det.onnx")
+    for name, value in zip("abc", values, strict=True):
+        x = np.load(f"{name}.npy")
+        np.testing.assert_allclose(value, model.run({"x": x})["boxes"][0, 1, 2], rtol=1e-5)
+        alone = onnxplain.explain(model, x, target="boxes[1,2]").relevance["x"]
+        np.testing.assert_allclose(Explanation.load(f"onnxplain-out/{name}").relevance["x"], alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [[], ["--batch-size", "2"]])
+def test_an_input_has_no_second_sample(detector, capsys, size):
+    assert main([*detector, "--target", "boxes[1,0,2]", *size]) == 2
+    assert "target [1,0,2] lies outside output 'boxes' of shape (1, 2, 3)" in capsys.readouterr().err
+    assert not Path("onnxplain-out").exists()
+
+
+def test_an_array_of_several_samples_is_a_batch_of_its_own(detector, capsys):
+    np.save("two.npy", np.concatenate([np.load("a.npy"), np.load("c.npy")]))
+    assert main([*detector[:2], "a.npy", "two.npy", "--target", "boxes[-1,1,2]", "--json"]) == 0
+    one, two = document(capsys)["results"]
+    assert one["samples"][0]["target"]["value"] != 0
+    assert [sample["target"]["value"] != 0 for sample in two["samples"]] == [False, True]
 
 
 def test_arrays_of_several_samples(classifier, capsys):
@@ -280,6 +327,25 @@ def test_crops_of_a_picture(classifier, pictures, capsys):
     assert (e.points["image"][:, 3] >= 16).all()
     assert e.prediction.sum() == pytest.approx(1)
     assert Image.open("maps/b/heatmap.png").size == (32, 16)
+
+
+@pytest.mark.parametrize("target", ["logits[0,1]", "logits[:,1]", "logits[-1,1:2]", "logits[1]"])
+def test_an_element_is_that_of_every_crop(classifier, pictures, capsys, target):
+    words = ["explain", classifier, pictures, "-m", "fixations", "--option", "crops=5"]
+    assert main([*words, "-o", "class", "--target", "1"]) == 0
+    assert main([*words, "-o", "element", "--target", target]) == 0
+    for name in "abc":
+        by_class, by_element = (Explanation.load(f"{folder}/{name}") for folder in ("class", "element"))
+        assert by_element.points["image"].tolist() == by_class.points["image"].tolist()
+        assert by_element.point_weights["image"].tolist() == by_class.point_weights["image"].tolist()
+        assert by_element.target[0].value == by_class.target[0].value
+        assert by_element.origin.options["target"] == target
+
+
+def test_a_picture_of_crops_has_no_second_sample(classifier, pictures, capsys):
+    words = ["explain", classifier, pictures, "-m", "fixations", "--option", "crops=5", "--target", "logits[1,1]"]
+    assert main(words) == 2
+    assert "target [1,1] lies outside output 'logits' of shape (1, 3)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
