@@ -49,7 +49,7 @@ def summary(e: Explanation, index: int, sample: Sample) -> dict[str, object]:
 
 
 def pictures(e: Explanation, sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
-    """The points over the picture, per sample; the path through the layers."""
+    """The points over the picture, per sample; the path through the layers, where the target gives a sample one."""
     from onnxplain.render.fixations import path_figure, points_over
 
     for name, index, tail in mapped(e):
@@ -57,6 +57,8 @@ def pictures(e: Explanation, sample: Sample) -> Iterator[tuple[str, np.ndarray]]
         if found is not None and sample.picture is not None:
             yield f"points{tail}.png", points_over(sample.picture.rgb, *found, found.box)
     for index in range(len(e.target)):
+        if not any(step.of_sample(index).index.size for step in e.path):
+            continue
         canvas = path_figure(e.path, index).canvas
         canvas.draw()
         tail = f"-{index}" if len(e.target) > 1 else ""

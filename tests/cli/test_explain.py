@@ -136,6 +136,14 @@ def test_an_array_of_several_samples_is_a_batch_of_its_own(detector, capsys):
     assert [sample["target"]["value"] != 0 for sample in two["samples"]] == [False, True]
 
 
+def test_fixations_draw_no_path_for_a_sample_that_the_target_leaves_out(classifier):
+    np.save("two.npy", np.ones((2, 3, 8, 8), np.float32))
+    assert main(["explain", classifier, "two.npy", "-m", "fixations", "--target", "logits[1,2]"]) == 0
+    drawn = names("onnxplain-out/two")
+    assert "path-1.png" in drawn
+    assert "path-0.png" not in drawn
+
+
 def test_arrays_of_several_samples(classifier, capsys):
     x = np.zeros((2, 3, 8, 8), np.float32)
     x[0, 0], x[1, 2] = 1, 1
