@@ -143,7 +143,7 @@ class Target:
             places = np.flatnonzero(row)
             index = int(places[0]) if len(places) == 1 else None
             label = self._label(index)
-            value = float((row.astype(np.float64) * sample).sum())
+            value = float((np.ravel(row)[places].astype(np.float64) * np.ravel(sample)[places]).sum())
             said = "predicted class" if spec is None else f"target {_shown(spec)}"
             chosen.append(Chosen(self.output.name, self.tensor.name, said, index, label, value))
         return chosen

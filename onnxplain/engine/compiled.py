@@ -233,7 +233,9 @@ def _seed(emitter: Emitter, values: SymbolicValues, plan: Plan) -> Any:
     target = Sym(emitter, TARGET, shape, np.dtype(np.float32))
     predicted = Sym(emitter, PREDICTED, (), np.dtype(np.float32))
     weights = target + best * predicted
-    return weights * y if plan.seed is None else weights * plan.seed
+    if plan.seed is not None:
+        return weights * plan.seed
+    return emitter.where(emitter.equal(weights, 0.0), 0.0, weights * y)
 
 
 def _needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:

@@ -14,6 +14,7 @@ from onnxplain.engine.walk import walk
 from onnxplain.errors import FailureError
 from onnxplain.graph.layers import Layer, Tensor
 from onnxplain.ops import At, find
+from onnxplain.relevance.base import Rule
 from onnxplain.relevance.plan import Plan
 
 
@@ -94,8 +95,8 @@ def walk_back(
         for each in result:
             if each is not None and not np.isfinite(each.total).all() and not np.isfinite(each.value).all():
                 raise FailureError(
-                    f"rule {rules[layer].name!r} gave NaN or Inf at {layer.op_type} {layer.name!r}; "
-                    "a larger epsilon may settle it"
+                    f"rule {rules[layer].name!r} gave NaN or Inf at {layer.op_type} {layer.name!r}"
+                    f"{_cause(rules[layer], trace)}"
                 )
         if ledger:
             given = [each.total for t, each in zip(layer.inputs, result, strict=False) if t in wanted and each]
@@ -108,6 +109,16 @@ def walk_back(
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # what is not finite ends the walk
         carried = walk(plan.path, start, step, _Carried.merged, keep)
     return {tensor: each.value for tensor, each in carried.items()}, books
+
+
+def _cause(rule: Rule, trace: Trace) -> str:
+    """What is at fault where a rule gave NaN or Inf, as far as the forward pass tells."""
+    for name, value in trace.values.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            return (
+                f": the forward pass itself gives NaN or Inf at {name!r}; look at the weights before it and the input"
+            )
+    return "; a larger epsilon may settle it" if {"epsilon", "stabilizer"} & rule.parameters().keys() else ""
 
 
 class _Carried(NamedTuple):

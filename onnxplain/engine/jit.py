@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -17,6 +20,21 @@ SERIAL_BELOW = 50_000
 """Elements below which handing work to another thread takes longer than doing it."""
 
 
+@functools.cache
+def _sources() -> str:
+    """A digest of the code that kernels are made of.
+
+    Numba keeps what it compiled until the kernel's own file changes; what the kernel calls may stand in another one.
+    """
+    package = Path(__file__).parents[1]
+    files = [
+        *package.rglob("*_kernels.py"),
+        *(package / "engine" / name for name in ("jit.py", "team.py", "vectors.py")),
+    ]
+    code = b"".join(file.read_bytes() for file in sorted(files) if file.is_file())
+    return hashlib.sha256(code).hexdigest()[:12]
+
+
 class Kernel:
     """A function ``(turn, *arguments)`` that handles the items of ``for start, stop in turns(turn)``.
 
@@ -28,6 +46,7 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
+        function.__qualname__ = f"{function.__name__}-{_sources()}"  # part of the name of the file in numba's cache
         self._uncached: Any = numba.njit(**_OPTIONS)(function)
         try:
             self._compiled: Any = numba.njit(cache=True, **_OPTIONS)(function)

@@ -241,7 +241,9 @@ def _run_host(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, 
 def _seed(plan: Plan, target: Target, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if target.direct:
         return weights
-    return np.asarray(weights * (y if plan.seed is None else plan.seed), y.dtype)
+    chosen = weights != 0  # others may be infinite, such as classes that a mask rules out
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite ends the walk
+        return np.multiply(weights, y if plan.seed is None else plan.seed, where=chosen, out=np.zeros_like(y))
 
 
 def compiled_graph(model: Model, plan: Plan, work: Work, target: Target, feed: Feed) -> CompiledGraph:
@@ -328,9 +330,7 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
     if batch is not None and count < batch:
         found = {name: value[:count] for name, value in found.items()}
     if not all(np.isfinite(found[name]).all() for name in graph.relevance.values()):
-        raise FailureError(
-            f"the rules of {plan.book!r} gave NaN or Inf; engine='host' names the layer, a larger epsilon may settle it"
-        )
+        raise FailureError(f"the rules of {plan.book!r} gave NaN or Inf; engine='host' names the layer")
     model.check(key, feed, lambda: {target.output.name: found[target.output.name]}, expected)
     y = found[plan.target.name].astype(np.float32)
     if target.predicted:

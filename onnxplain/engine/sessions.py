@@ -46,7 +46,7 @@ class Runtime:
     providers : tuple of str
         Execution providers, proven to be there; see :func:`resolve_providers`.
     chosen : str
-        "named" by the caller or "automatic".
+        "named" by the caller or "automatic", and then why CUDA was left out although there is a driver.
     threads : int
         Threads inside an op; 0 lets onnxruntime take one per core.
     optimization : str
@@ -68,6 +68,9 @@ class Runtime:
     def on_gpu(self) -> bool:
         """Whether the CUDA provider runs the graph."""
         return CUDA in self.providers
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.providers)} ({self.chosen})"
 
     @property
     def in_blocks(self) -> bool:
@@ -105,7 +108,8 @@ def resolve_providers(names: Sequence[str] | str | None) -> tuple[tuple[str, ...
         A named provider is unknown or does not come up; names what failed to load.
     """
     if names is None:
-        return ((CUDA, CPU) if _has_nvidia_driver() and _failure(CUDA) is None else (CPU,)), "automatic"
+        problem = _failure(CUDA) if _has_nvidia_driver() else ""
+        return ((CUDA, CPU) if problem is None else (CPU,)), f"automatic; {CUDA}: {problem}" if problem else "automatic"
     available = ort.get_available_providers()
     chosen: list[str] = []
     for name in [names] if isinstance(names, str) else names:

@@ -116,7 +116,9 @@ def explain(
         "providers": list(model.runtime.providers),
         **options,
     }
-    return replace(taken.explain(job, **options), origin=Origin(model.file.identity, asked))
+    e = taken.explain(job, **options)
+    runs = () if model.runtime.chosen == "named" else (f"runs on {model.runtime}",)
+    return replace(e, notes=(*e.notes, *runs), origin=Origin(model.file.identity, asked))
 
 
 def plan(

@@ -1,6 +1,7 @@
 """Sharing of work, several threads at once, a fork, and the cache of compiled kernels."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -38,13 +39,12 @@ def explain(seed):
 
 def python(script, **environment):
     """Output of a fresh interpreter that runs ``script``; whatever it has forked ends with it."""
-    root = str(Path(__file__).parents[2])
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": root} | environment,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment,
         start_new_session=True,
     )
     try:
@@ -354,3 +354,28 @@ def test_no_folder_for_a_cache(monkeypatch):
 def test_wrong_arguments_are_no_matter_of_the_cache():
     with pytest.raises(errors.TypingError):
         Kernel(number)(3, 3, "text")
+
+
+def test_a_change_in_what_kernels_call_makes_them_anew(tmp_path):
+    """Their own file stays as it is, and so does the time of its last change."""
+    root = tmp_path / "clone"
+    shutil.copytree(Path(workers.__file__).parents[1], root / "onnxplain", ignore=shutil.ignore_patterns("__pycache__"))
+    script = """
+import sys
+sys.path.pop(0)  # the folder that the tests run in
+import numpy as np
+from onnxplain.engine import element_kernels
+from onnxplain.engine.host import Host
+Host().sum_samples(np.ones((2, 3, 4), np.float32))
+print(sum(element_kernels.sums._compiled.stats.cache_misses.values()), element_kernels.__file__)
+"""
+
+    def missed():
+        count, file = python(script, PYTHONPATH=str(root)).split()
+        assert Path(file).is_relative_to(root)
+        return int(count)
+
+    assert [missed(), missed()] == [1, 0]
+    with (root / "onnxplain" / "engine" / "team.py").open("a") as file:
+        file.write("# changed\n")
+    assert [missed(), missed()] == [1, 0]
