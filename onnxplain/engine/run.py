@@ -243,7 +243,7 @@ def _seed(plan: Plan, target: Target, y: np.ndarray, weights: np.ndarray) -> np.
         return weights
     chosen = weights != 0  # others may be infinite, such as classes that a mask rules out
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite ends the walk
-        return np.multiply(weights, y if plan.seed is None else plan.seed, where=chosen, out=np.zeros_like(y))
+        return np.where(chosen, weights * (y if plan.seed is None else plan.seed), 0).astype(y.dtype)
 
 
 def compiled_graph(model: Model, plan: Plan, work: Work, target: Target, feed: Feed) -> CompiledGraph:
@@ -330,7 +330,9 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
     if batch is not None and count < batch:
         found = {name: value[:count] for name, value in found.items()}
     if not all(np.isfinite(found[name]).all() for name in graph.relevance.values()):
-        raise FailureError(f"the rules of {plan.book!r} gave NaN or Inf; engine='host' names the layer")
+        raise FailureError(
+            f"the rules of {plan.book!r} gave NaN or Inf; engine='host' says where; a larger epsilon settles divisions by 0"
+        )
     model.check(key, feed, lambda: {target.output.name: found[target.output.name]}, expected)
     y = found[plan.target.name].astype(np.float32)
     if target.predicted:

@@ -15,7 +15,7 @@ def test_a_forward_pass_that_overflows_is_named():
         {"x": ["N", 3]},
         constants={"w": np.full((3, 2), 1e30), "big": np.array([1e30])},
     )
-    with pytest.raises(FailureError, match="the forward pass itself gives NaN or Inf at '[ry]'; look at the weights"):
+    with pytest.raises(FailureError, match=r"the forward pass itself gives NaN or Inf at '[ry]'; look at the weights"):
         onnxplain.explain(data, np.ones((1, 3), np.float32), engine="host")
 
 
