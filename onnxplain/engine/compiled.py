@@ -15,6 +15,7 @@ from onnx import helper
 
 from onnxplain.engine.blocks import block_size, in_blocks
 from onnxplain.engine.emitter import Emitter
+from onnxplain.engine.floored import floored
 from onnxplain.engine.namespace import Array
 from onnxplain.engine.recorder import Sym
 from onnxplain.engine.recording import Recording
@@ -89,6 +90,10 @@ class SymbolicValues:
         if shape.count(-1) > 1:
             raise UnsupportedError(f"tensor {tensor.name!r} grows with the batch along several axes")
         return shape
+
+    def recorded(self, tensor: Tensor | None) -> bool:
+        """Whether the recordings reach as far as a tensor."""
+        return tensor in self._small.shapes
 
     def _both(self, tensor: Tensor) -> tuple[int, ...]:
         pairs = zip(self._small.shape(tensor), self._large.shape(tensor), strict=True)
@@ -169,7 +174,9 @@ def compile_plan(
     layers = graph.upstream([plan.target, *outputs])
     emitter = Emitter(blocked)
     values = SymbolicValues(graph, emitter, *recordings)
-    forward = [node for layer in layers for node in upgraded(layer, values.constant, own, opset)]
+    forward = [
+        node for layer in layers for node in floored(layer, values) or upgraded(layer, values.constant, own, opset)
+    ]
     seed = _seed(emitter, values, plan)
     wanted = plan.wanted
     books: dict[str, dict[str, Sym]] = {}

@@ -11,6 +11,7 @@ from onnx import helper
 
 from onnxplain.engine.sessions import Runtime, Session, give_memory_back, graph_model
 from onnxplain.graph.layers import LayerGraph, Tensor
+from onnxplain.ops.pooling import miscounted
 
 _SHAPE = "__onnxplain_shape"
 
@@ -54,7 +55,9 @@ def record(
     flowing, static = _observed(graph, target)
     taps = [helper.make_node("Shape", [tensor.name], [tensor.name + _SHAPE]) for tensor in flowing]
     model, weights = graph_model(graph, static, taps, [tensor.name + _SHAPE for tensor in flowing])
-    found = Session(model, runtime, weights, optimization="basic", label=label, lean=True).run(feed)
+    # The optimiser puts the shapes that it infers in the place of those that the kernels make.
+    optimization = "disable" if any(map(miscounted, graph.layers)) else "basic"
+    found = Session(model, runtime, weights, optimization=optimization, label=label, lean=True).run(feed)
     shapes = {tensor: tuple(int(size) for size in found[tensor.name + _SHAPE]) for tensor in flowing}
     give_memory_back()
     return Recording(shapes, {tensor: found[tensor.name] for tensor in static})

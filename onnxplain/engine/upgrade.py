@@ -87,11 +87,12 @@ def _renamed(nodes: Sequence[onnx.NodeProto], kept: set[str], layer: Layer) -> l
     """The nodes with a prefix of the layer's own before every name but ``kept``."""
     for node in nodes:
         for names in (node.input, node.output):
-            names[:] = [name if name in kept or not name else _inside(layer, name) for name in names]
+            names[:] = [name if name in kept or not name else inside(layer, name) for name in names]
     return list(nodes)
 
 
-def _inside(layer: Layer, name: str) -> str:
+def inside(layer: Layer, name: str) -> str:
+    """A name of the layer's own for what stands between its nodes."""
     return f"onnxplain_layer{layer.index}_{name}"
 
 
@@ -106,15 +107,15 @@ def _resize(layer: Layer, constant: Constants) -> list[onnx.NodeProto]:
         if not tensor.static:
             raise _no_form(layer, "its scales are computed from the data")
         scales = constant(tensor)
-    middle = _inside(layer, "grown")
+    middle = inside(layer, "grown")
     settings = {"mode": layer.attributes["mode"], "coordinate_transformation_mode": "asymmetric"}
     nodes = []
     for source, out, factors, rounding in (
         (x, middle, np.maximum(scales, 1), "floor"),
         (middle, y, np.minimum(scales, 1), "ceil"),
     ):
-        name = _inside(layer, f"{rounding}_scales")
-        nodes.append(_constant(name, factors))
+        name = inside(layer, f"{rounding}_scales")
+        nodes.append(constant_node(name, factors))
         nodes.append(helper.make_node("Resize", [source, "", name], [out], nearest_mode=rounding, **settings))
     return nodes
 
@@ -123,10 +124,10 @@ def _position_norm(layer: Layer) -> list[onnx.NodeProto]:
     """Batch normalization with statistics per position, which opset 9 dropped."""
     x, scale, bias, mean, variance = layer.node.input
     epsilon, shifted, deviation, centred, normal, scaled = (
-        _inside(layer, name) for name in ("epsilon", "shifted", "deviation", "centred", "normal", "scaled")
+        inside(layer, name) for name in ("epsilon", "shifted", "deviation", "centred", "normal", "scaled")
     )
     return [
-        _constant(epsilon, np.array(layer.attributes["epsilon"], np.float32)),
+        constant_node(epsilon, np.array(layer.attributes["epsilon"], np.float32)),
         helper.make_node("Add", [variance, epsilon], [shifted]),
         helper.make_node("Sqrt", [shifted], [deviation]),
         helper.make_node("Sub", [x, mean], [centred]),
@@ -136,5 +137,6 @@ def _position_norm(layer: Layer) -> list[onnx.NodeProto]:
     ]
 
 
-def _constant(name: str, value: Any) -> onnx.NodeProto:
+def constant_node(name: str, value: Any) -> onnx.NodeProto:
+    """The node that gives a number or an array."""
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value, name))

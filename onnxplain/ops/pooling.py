@@ -7,8 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxplain.engine.namespace import Array, Window
+from onnxplain.graph.layers import Layer
 from onnxplain.ops.base import At, Gradients, Kind, Op, register
 from onnxplain.ops.window import end_pads, spatial_window, unstrided
+
+_AGREED = 22
+"""The version from which on shape inference counts the windows that kernels read."""
+
+
+def miscounted(layer: Layer) -> bool:
+    """Whether inference may count one more along an axis: in ceil mode, a last window that starts in the padding."""
+    pool = layer.op_type in ("AveragePool", "MaxPool") and not layer.domain
+    return pool and layer.since_version < _AGREED and bool(layer.attributes.get("ceil_mode", 0))
 
 
 class _Pool(Op):
