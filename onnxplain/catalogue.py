@@ -99,7 +99,9 @@ def inspect(model: Model | str | os.PathLike[str] | bytes, preprocess: str | Non
     model = model if isinstance(model, Model) else load(model)
     proto = model.file.proto
     counts = Counter((layer.domain, layer.op_type) for layer in model.original_graph.layers)
-    examples = {(layer.domain, layer.op_type): layer for layer in model.original_graph.layers}
+    statuses: dict[tuple[str, str], set[str]] = {key: set() for key in counts}
+    for layer in model.original_graph.layers:
+        statuses[layer.domain, layer.op_type].add(_status(layer))
     return {
         "identity": {
             **model.file.identity.to_json(),
@@ -114,7 +116,7 @@ def inspect(model: Model | str | os.PathLike[str] | bytes, preprocess: str | Non
         "layers": len(model.original_graph.layers),
         "parameters": sum(int(t.value.size) for t in model.original_graph.constants if t.value is not None),
         "ops": [
-            {"op_type": ":".join(filter(None, key)), "count": count, "status": _status(examples[key])}
+            {"op_type": ":".join(filter(None, key)), "count": count, "status": max(statuses[key], key=_STATUSES.index)}
             for key, count in counts.most_common()
         ],
         "changes": [vars(change) for change in model.changes],
@@ -137,11 +139,15 @@ def _contracts(model: Model, preprocess: str | None) -> dict[str, Any]:
     return found
 
 
+_STATUSES = ("constant", "no relevance", "pass-through", "exact", "approximate", "unsupported")
+"""An op type has the last of these that one of its layers has."""
+
+
 def _status(layer: Layer) -> str:
     op = find(layer)
     if all(out is None or out.static for out in layer.outputs):
         return "constant"
-    if op is None:
+    if op is None or op.refusal(layer, frozenset()) is not None:
         return "unsupported"
     return "pass-through" if op.status == "exact" and op.kind_of(layer) is Kind.ROUTE else op.status
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from onnx import helper
 
 from onnxplain.engine.sessions import Runtime, Session, give_memory_back, graph_model
@@ -53,7 +54,7 @@ def record(
 ) -> Recording:
     """Compute everything up to ``target`` once, in a session of its own that keeps shapes and static values only."""
     flowing, static = _observed(graph, target)
-    taps = [helper.make_node("Shape", [tensor.name], [tensor.name + _SHAPE]) for tensor in flowing]
+    taps = [node for tensor in flowing for node in _shape_of(tensor)]
     model, weights = graph_model(graph, static, taps, [tensor.name + _SHAPE for tensor in flowing])
     # The optimiser puts the shapes that it infers in the place of those that the kernels make.
     optimization = "disable" if any(map(miscounted, graph.layers)) else "basic"
@@ -61,6 +62,19 @@ def record(
     shapes = {tensor: tuple(int(size) for size in found[tensor.name + _SHAPE]) for tensor in flowing}
     give_memory_back()
     return Recording(shapes, {tensor: found[tensor.name] for tensor in static})
+
+
+def _shape_of(tensor: Tensor) -> list[onnx.NodeProto]:
+    """The nodes that give a tensor's shape; of four bits and float8, which no Shape kernel takes, once dequantized."""
+    shape = tensor.name + _SHAPE
+    if not str(tensor.dtype).startswith(("int4", "uint4", "float8")):
+        return [helper.make_node("Shape", [tensor.name], [shape])]
+    scale, wide = f"{shape}_scale", f"{shape}_wide"
+    return [
+        helper.make_node("Constant", [], [scale], value_float=1.0),
+        helper.make_node("DequantizeLinear", [tensor.name, scale], [wide]),
+        helper.make_node("Shape", [wide], [shape]),
+    ]
 
 
 def _observed(graph: LayerGraph, target: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

@@ -305,7 +305,13 @@ def _recordings(model: Model, plan: Plan, feed: Feed) -> tuple[Recording, Record
     if not model.batched:
         recording = model.recording(feed, plan.target)
         return recording, recording
-    return model.recording(feed, plan.target, 2), model.recording(feed, plan.target, 3)
+    try:
+        return model.recording(feed, plan.target, 2), model.recording(feed, plan.target, 3)
+    except FailureError as error:
+        raise UnsupportedError(
+            f"{model.label} does not run on two samples at once, and a compiled graph leaves open how many there are; "
+            "engine='host' with a batch size of 1 explains one at a time"
+        ) from error
 
 
 def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Work, size: int, alone: bool) -> Result:

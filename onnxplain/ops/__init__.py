@@ -14,9 +14,9 @@ from onnxplain.ops import (
     resizing,
     shape,
 )
-from onnxplain.ops.base import At, Kind, Linear, Op, find, moves_samples, table
+from onnxplain.ops.base import At, Kind, Linear, Op, check_support, find, moves_samples, table
 
-__all__ = ["At", "Kind", "Linear", "Op", "find", "moves_samples", "table"]
+__all__ = ["At", "Kind", "Linear", "Op", "check_support", "find", "moves_samples", "table"]
 
 FAMILIES = (
     activation,

@@ -93,10 +93,7 @@ class At:
         self.points = points
         self._elementwise = elementwise
         self.absorbed: dict[str, Array] | None = {} if ledger else None
-        op = find(layer)
-        reason = op.refusal(layer, wanted) if op is not None else None
-        if reason is not None:
-            raise UnsupportedError(f"{layer.op_type} {layer.name!r} is not supported here: {reason}")
+        check_support(layer, wanted)
 
     def __getitem__(self, attribute: str) -> Any:
         return self.layer.attributes[attribute]
@@ -401,6 +398,20 @@ def find(layer: Layer) -> Op | None:
 def moves_samples(layers: Iterable[Layer]) -> bool:
     """Whether samples may leave the first axis on their way through ``layers``."""
     return any((op := find(layer)) is not None and op.moves_samples(layer) for layer in layers)
+
+
+def check_support(layer: Layer, wanted: Set[Tensor]) -> None:
+    """Raise where the op of a layer is not supported.
+
+    Raises
+    ------
+    UnsupportedError
+        With the reason; see :meth:`Op.refusal`.
+    """
+    op = find(layer)
+    reason = op.refusal(layer, wanted) if op is not None else None
+    if reason is not None:
+        raise UnsupportedError(f"{layer.op_type} {layer.name!r} is not supported here: {reason}")
 
 
 def table() -> Mapping[tuple[str, str], Op]:

@@ -43,16 +43,15 @@ class _Scaled(Op):
 
 @register("QuantizeLinear")
 class QuantizeLinear(_Scaled):
-    """round(x / scale) + zero point, saturated; the gradient is zero where the first or the last step comes out.
+    """round(x / scale) + zero point, saturated; the gradient is zero where it saturates.
 
-    It looks at what comes out alone: onnxruntime computes a quantized layer on integers, which a reader of the value
-    before it is rounded would prevent.
+    To eight bits behind another quantizer it is zero wherever the first or the last step comes out: onnxruntime
+    computes such layers on integers, which a reader of the value before it is rounded would prevent.
     """
 
     def forward(self, at: At, x: Array, *settings: Array) -> Array:
         low, high = self._range(at)
-        rounded = at.xp.round(x / self.scale(at)) + self.zero_point(at)
-        return at.xp.minimum(at.xp.maximum(rounded, low), high)
+        return at.xp.minimum(at.xp.maximum(self._step(at, x), low), high)
 
     def refusal(self, layer: Layer, wanted: Set[Tensor]) -> str | None:
         out = layer.outputs[0]
@@ -62,12 +61,35 @@ class QuantizeLinear(_Scaled):
 
     def vjp(self, at: At, g: Array) -> Gradients:
         low, high = self._range(at)
-        return (at.xp.mask(g / self.scale(at), at.xp.cast(at.y()), low, high), None, None)
+        if _on_integers(at.layer):
+            step = at.xp.cast(at.y())
+        else:
+            step, low, high = self._step(at, at.x()), low - 0.5, high + 0.5
+        return (at.xp.mask(g / self.scale(at), step, low, high), None, None)
+
+    def _step(self, at: At, x: Array) -> Array:
+        """The step that x is rounded to, before it is cut off at either end."""
+        return at.xp.round(x / self.scale(at)) + self.zero_point(at)
 
     def _range(self, at: At) -> tuple[float, float]:
         dtype: Any = at.output().dtype
         low, high = _RANGES[str(dtype)]
         return float(low), float(high)
+
+
+def _on_integers(layer: Layer) -> bool:
+    """Whether onnxruntime may compute what is quantized here on integers: eight bits, behind another quantizer."""
+    out = layer.outputs[0]
+    if out is None or str(out.dtype) not in ("uint8", "int8"):
+        return False
+    pending, seen = [layer], {layer}
+    while pending:
+        makers = {t.producer for t in pending.pop().inputs if t is not None and not t.static and t.producer is not None}
+        if any(maker.op_type == "DequantizeLinear" for maker in makers):
+            return True
+        pending += makers - seen
+        seen |= makers
+    return False
 
 
 @register("DequantizeLinear")

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxplain.errors import UnsupportedError, UsageError
 from onnxplain.graph.layers import Layer, LayerGraph, Tensor
-from onnxplain.ops import Kind, Op, find, moves_samples
+from onnxplain.ops import Kind, Op, check_support, find, moves_samples
 from onnxplain.relevance.base import Rule
 from onnxplain.relevance.books import Place, RuleBook
 from onnxplain.relevance.weighted import ZBox
@@ -124,7 +124,7 @@ def make_plan(
     Raises
     ------
     UnsupportedError
-        An op on the path is not supported; every such layer is named.
+        An op on the path has no rule, and every such layer is named, or is not supported at its layer.
     UsageError
         A layer that nothing in the book matches, a name in the book that no layer has, a rule that does not fit its
         layer, or z-box without bounds.
@@ -140,6 +140,9 @@ def make_plan(
             f"no rule for {named}{more} on the way from the input to {target.name!r}; {_way_out(unknown)}, "
             "or explain a tensor before it with --output-name"
         )
+    wanted = {*sources, *(out for layer in path for out in layer.outputs if out is not None)}
+    for layer in path:
+        check_support(layer, wanted)
     book.check_names([layer.name for layer in graph.layers])
     places = _places(path)
     steps = []
