@@ -337,7 +337,8 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
         found = {name: value[:count] for name, value in found.items()}
     if not all(np.isfinite(found[name]).all() for name in graph.relevance.values()):
         raise FailureError(
-            f"the rules of {plan.book!r} gave NaN or Inf; engine='host' says where; a larger epsilon settles divisions by 0"
+            f"the rules of {plan.book!r} gave NaN or Inf; engine='host' says where; "
+            "a larger epsilon settles divisions by 0"
         )
     model.check(key, feed, lambda: {target.output.name: found[target.output.name]}, expected)
     y = found[plan.target.name].astype(np.float32)
