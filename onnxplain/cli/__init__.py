@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from onnxplain.cli.interrupts import interrupts_at_safe_places
 from onnxplain.errors import FailureError, OnnxplainError, UnsupportedError, UsageError
 
 INTERRUPTED = 130
@@ -18,6 +19,7 @@ _KINDS = {
 }
 
 
+@interrupts_at_safe_places()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
