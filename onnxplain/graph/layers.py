@@ -14,7 +14,7 @@ Dim = int | str | None
 """A declared dimension: a number, a symbol, or unknown."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, frozen=True)
 class Tensor:
     """A value of the graph.
 
@@ -46,7 +46,7 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.dtype}, {self.shape})"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, frozen=True)
 class Layer:
     """One node of the analysed graph.
 
@@ -83,6 +83,7 @@ class Layer:
         return f"Layer({self.name!r}, {self.op_type})"
 
 
+@dataclass(eq=False, frozen=True, init=False, repr=False)
 class LayerGraph:
     """Layers in topological order and the tensors between them; read-only once built.
 
@@ -97,7 +98,23 @@ class LayerGraph:
         Version per domain, "" for ai.onnx.
     declared : mapping of str to (dtype, shape), optional
         Types of intermediate tensors where the file states them.
+
+    Attributes
+    ----------
+    opsets : mapping of str to int
+    inputs, outputs : tuple of Tensor
+    layers : tuple of Layer
+    tensors : mapping of str to Tensor
+    by_name : mapping of str to Layer
     """
+
+    opsets: Mapping[str, int]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    layers: tuple[Layer, ...]
+    tensors: Mapping[str, Tensor]
+    by_name: Mapping[str, Layer]
+    _captured: Mapping[Layer, list[Tensor]]
 
     def __init__(
         self,
@@ -108,25 +125,30 @@ class LayerGraph:
         opsets: Mapping[str, int],
         declared: Mapping[str, tuple[np.dtype[Any] | None, tuple[Dim, ...] | None]] | None = None,
     ) -> None:
-        self.opsets: Mapping[str, int] = MappingProxyType(dict(opsets))
         declared = declared or {}
         tensors: dict[str, Tensor] = {}
         for source in inputs:
             tensors[source.name] = Tensor(source.name, source.dtype, source.shape)
-        self.inputs: tuple[Tensor, ...] = tuple(tensors.values())
+        entries = tuple(tensors.values())
         for name, value in constants.items():
             value.flags.writeable = False
             tensors[name] = Tensor(name, value.dtype, value.shape, value, static=True)
-        self.layers: tuple[Layer, ...] = tuple(
-            _layer(index, node, tensors, self.opsets, declared) for index, node in enumerate(nodes)
+        layers = tuple(_layer(index, node, tensors, opsets, declared) for index, node in enumerate(nodes))
+        captured = {layer: sorted(captured_names(layer.node)) for layer in layers}
+        _settle(
+            self,
+            opsets=MappingProxyType(dict(opsets)),
+            inputs=entries,
+            outputs=tuple(_declare(tensors[out.name], out) for out in outputs),
+            layers=layers,
+            tensors=MappingProxyType(tensors),
+            by_name=MappingProxyType({layer.name: layer for layer in layers}),
+            _captured={
+                layer: [tensors[name] for name in names if name in tensors]
+                for layer, names in captured.items()
+                if names
+            },
         )
-        self.tensors: Mapping[str, Tensor] = MappingProxyType(tensors)
-        self.outputs: tuple[Tensor, ...] = tuple(_declare(tensors[out.name], out) for out in outputs)
-        captured = {layer: sorted(captured_names(layer.node)) for layer in self.layers}
-        self._captured = {
-            layer: [tensors[name] for name in names if name in tensors] for layer, names in captured.items() if names
-        }
-        self.by_name: Mapping[str, Layer] = MappingProxyType({layer.name: layer for layer in self.layers})
 
     @property
     def constants(self) -> Iterator[Tensor]:
@@ -172,9 +194,14 @@ class LayerGraph:
         return tuple(reversed(chosen))
 
 
+def _settle(part: Tensor | LayerGraph, **values: Any) -> None:
+    """Give a part of a graph what is known of it only while the graph is built; nothing is assigned afterwards."""
+    for name, value in values.items():
+        object.__setattr__(part, name, value)
+
+
 def _declare(tensor: Tensor, source: Tensor) -> Tensor:
-    tensor.dtype = tensor.dtype or source.dtype
-    tensor.shape = tensor.shape or source.shape
+    _settle(tensor, dtype=tensor.dtype or source.dtype, shape=tensor.shape or source.shape)
     return tensor
 
 
@@ -214,10 +241,10 @@ def _layer(
         outputs.append(tensor)
     layer = Layer(node.name, node.op_type, domain, since, attributes, inputs, tuple(outputs), node, index)
     for tensor in {t for t in (*inputs, *captured) if t is not None}:
-        tensor.consumers = (*tensor.consumers, layer)
+        _settle(tensor, consumers=(*tensor.consumers, layer))
     for out in outputs:
         if out is not None:
-            out.producer = layer
+            _settle(out, producer=layer)
     return layer
 
 

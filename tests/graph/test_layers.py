@@ -106,6 +106,11 @@ def test_it_is_read_only(graph):
         graph.opsets[""] = 7
     with pytest.raises(ValueError, match="read-only"):
         graph.tensors["w"].value[0] = 0
+    for part, name in ((graph, "layers"), (graph.by_name["c"], "name"), (graph.tensors["w"], "value")):
+        with pytest.raises(AttributeError, match=name):
+            setattr(part, name, None)
+        with pytest.raises(AttributeError, match=name):
+            delattr(part, name)
     assert isinstance(graph.layers, tuple)
     assert isinstance(graph.tensors["c"].consumers, tuple)
 
