@@ -385,14 +385,14 @@ def _difference(found: Feed, expected: Feed) -> tuple[str, float, float] | None:
 
 
 def _check_array(value: np.ndarray, tensor: Tensor) -> np.ndarray:
-    expected = tensor.dtype
+    given, expected = value, tensor.dtype
     if expected is None or tensor.shape is None:
         return value
     if value.dtype != expected:
-        if value.dtype.kind == "f" and expected.kind == "f":
-            value = value.astype(expected)
-        else:
+        if value.dtype.kind != "f" or expected.kind != "f":
             raise UsageError(f"input {tensor.name!r} must have dtype {expected}, not {value.dtype}")
+        with np.errstate(all="ignore"):
+            value = value.astype(expected)
     fits = value.ndim == len(tensor.shape) and all(
         not isinstance(dim, int) or size == dim for size, dim in zip(value.shape, tensor.shape, strict=True)
     )
@@ -408,7 +408,8 @@ def _check_array(value: np.ndarray, tensor: Tensor) -> np.ndarray:
         got = "x".join(map(str, value.shape)) or "a scalar"
         raise UsageError(f"input {tensor.name!r} must have shape {wanted}, not {got}")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise FailureError(f"input {tensor.name!r} contains NaN or Inf")
+        beyond = f"values beyond the range of {expected}: scale it as the model expects"
+        raise FailureError(f"input {tensor.name!r} contains {beyond if np.isfinite(given).all() else 'NaN or Inf'}")
     return value
 
 

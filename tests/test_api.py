@@ -113,11 +113,13 @@ FEEDS: dict[str, tuple[Any, type[Exception], str]] = {
     "bytes": ({"input": np.zeros((1, 3, 11, 9), np.uint8)}, onnxplain.UsageError, "must have dtype float32, not uint8"),
     "NaN": ({"input": np.full((1, 3, 11, 9), np.nan, np.float32)}, onnxplain.FailureError, "contains NaN or Inf"),
     "Inf": ({"input": np.full((1, 3, 11, 9), np.inf, np.float32)}, onnxplain.FailureError, "contains NaN or Inf"),
+    "overflow": ({"input": np.full((1, 3, 11, 9), 1e300)}, onnxplain.FailureError, "beyond the range of float32"),
     "no samples": ({"input": np.zeros((0, 3, 11, 9), np.float32)}, onnxplain.UsageError, "holds no samples"),
     "text": ({"input": np.array([["a"]])}, onnxplain.UsageError, "must have dtype float32, not <U1"),
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("error:.*encountered:RuntimeWarning")
 @pytest.mark.parametrize("mistake", FEEDS)
 def test_feeds_that_do_not_fit(model: onnxplain.Model, mistake: str) -> None:
     feed, error, said = FEEDS[mistake]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper, numpy_helper, shape_inference
+from onnx import checker, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from onnxplain.errors import FailureError
 from onnxplain.graph.layers import LayerGraph, Tensor, captured_names
 from onnxplain.graph.reader import ModelFile
 from onnxplain.graph.sizes import byte_size, check_size, type_parts
@@ -52,7 +53,8 @@ def freeze(graph: gs.Graph, file: ModelFile) -> LayerGraph:
     Raises
     ------
     FailureError
-        A tensor of known size would exceed :data:`~onnxplain.graph.sizes.MAX_TENSOR_BYTES`.
+        A tensor of known size would exceed :data:`~onnxplain.graph.sizes.MAX_TENSOR_BYTES`, or one has a type that
+        the node reading it does not take.
     """
     opsets = {entry.domain: entry.version for entry in file.proto.opset_import}
     folder = _Folder(graph, opsets, file.label)
@@ -138,7 +140,8 @@ class _Folder:
         )
         model = helper.make_model(graph, opset_imports=self.imports, ir_version=13)
         try:
-            values = ReferenceEvaluator(model).run(None, feed)
+            with np.errstate(all="ignore"):
+                values = ReferenceEvaluator(model).run(None, feed)
         except Exception as error:  # the reference lacks an op or a type: the runtime computes it instead
             logging.getLogger(__name__).debug("%s %s is not folded: %s", node.op_type, node.name, error)
             return False
@@ -172,6 +175,11 @@ class _Folder:
             types |= self.types
         try:
             inferred = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self.imports)
+        except checker.ValidationError as error:
+            raise FailureError(
+                f"{self.label}: {node.op_type} {node.name!r} reads a tensor of a type that it does not take: {error}; "
+                "export the model again"
+            ) from error
         except (shape_inference.InferenceError, RuntimeError, ValueError):
             return {}
         return {name: proto for name, proto in inferred.items() if name}

@@ -27,6 +27,7 @@ IR_VERSIONS = range(3, 14)
 MAX_PROTOBUF_BYTES = 2**31 - 1
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
+_TYPES = frozenset(onnx.TensorProto.DataType.values())
 
 
 @dataclass
@@ -88,6 +89,7 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
         path = Path(source)
         proto = _parse(_file_bytes(path), str(path))
     label = str(path) if path else "the model"
+    _check_fields(proto, "", label)
     for entry in proto.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     _check_versions(proto, label)
@@ -132,20 +134,26 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
         raise FailureError(f"{label} is not an ONNX file, or it is truncated or corrupt") from error
     if not proto.HasField("graph") or not proto.ir_version:
         raise FailureError(f"{label} is not an ONNX file: it holds no graph")
-    if not _is_text(proto):
-        raise FailureError(f"{label} is not a valid ONNX model: a name in it is not UTF-8 text")
     return proto
 
 
-def _is_text(message: Message) -> bool:
-    """Whether every string in a message is UTF-8; protobuf hands the others over as bytes."""
+def _check_fields(message: Message, owner: str, label: str) -> None:
+    """Refuse strings that are not UTF-8, which protobuf hands over as bytes, and types that ONNX does not define.
+
+    ``owner`` is the name that is closest around ``message``.
+    """
+    owner = getattr(message, "name", "") or owner
     for descriptor, value in message.ListFields():
+        if descriptor.name in ("elem_type", "data_type") and isinstance(value, int) and value not in _TYPES:
+            kind = "weight" if descriptor.name == "data_type" else "tensor"
+            raise FailureError(f"{label}: {kind} {owner!r} is of the unknown type {value}; export the model again")
         if descriptor.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
             continue
         for item in [value] if isinstance(value, str | bytes | Message) else value:
-            if isinstance(item, bytes) or (isinstance(item, Message) and not _is_text(item)):
-                return False
-    return True
+            if isinstance(item, bytes):
+                raise FailureError(f"{label} is not a valid ONNX model: a name in it is not UTF-8 text")
+            if isinstance(item, Message):
+                _check_fields(item, owner, label)
 
 
 def _check_versions(proto: onnx.ModelProto, label: str) -> None:
@@ -278,8 +286,10 @@ def _external_value(tensor: onnx.TensorProto, path: Path | None, external: set[P
 
 def _external_file(location: str, path: Path, name: str, label: str) -> Path:
     folder = path.resolve().parent
-    file = folder / location
     where = f"{label}: weight {name!r} points to external data {location!r}"
+    if "\0" in location:
+        raise FailureError(f"{where}, a name that no file can have; export the model again")
+    file = folder / location
     if not location or os.path.isabs(location) or not file.resolve().is_relative_to(folder):
         raise FailureError(f"{where} outside the model's folder; such files are not read")
     if not file.exists():

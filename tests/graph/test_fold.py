@@ -168,3 +168,26 @@ def test_what_the_reference_cannot_fold_is_left_to_the_runtime():
     assert net.graph.tensors["g"].static, "it depends on constants only"
     e = onnxplain.explain(net, np.ones(3, np.float32), "gradient", target=np.ones(3, np.float32))
     np.testing.assert_array_equal(e.relevance["x"], np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (node("Add", ["x", "three"], "y", "bad"), "Add 'bad' reads .*: B has inconsistent type"),
+        (node("Not", ["x"], "y", "bad"), "Not 'bad' reads .*: X .*unsupported type"),
+    ],
+    ids=["one against the other", "one by itself"],
+)
+def test_types_that_do_not_fit_together(bad, said):
+    proto = onnx.load_from_string(model([node("Relu", ["x"], "y")], {"x": [3]}, constants={"three": np.array(3)}))
+    proto.graph.node[0].CopyFrom(bad)
+    with pytest.raises(FailureError, match=f"the model: {said}"):
+        onnxplain.load(proto)
+
+
+@pytest.mark.filterwarnings("error")
+def test_folding_tells_nothing_of_what_it_computes():
+    net = loaded(
+        [node("Log", ["k"], "l"), node("Add", ["x", "l"], "y")], {"x": [2]}, constants={"k": np.array([-1.0, 1])}
+    )
+    assert np.isnan(net.graph.tensors["l"].value).tolist() == [True, False]

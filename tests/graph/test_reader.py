@@ -211,6 +211,12 @@ def test_external_data_outside_the_folder_is_not_read(tmp_path, location):
         read(path)
 
 
+def test_external_data_under_no_name_of_a_file(tmp_path):
+    path = saved(stored_outside(product(), "w\0.bin"), tmp_path)
+    with pytest.raises(FailureError, match=r"external data 'w\\x00.bin', a name that no file can have"):
+        read(path)
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_external_data_behind_a_link_is_not_read(tmp_path, link):
     secret = tmp_path / "secret"
@@ -340,6 +346,30 @@ def test_weights_of_an_unknown_type():
     proto = product()
     proto.graph.initializer[0].data_type = 99
     with pytest.raises(FailureError, match="weight 'w'"):
+        read(proto)
+
+
+def unknown(types: onnx.TypeProto) -> None:
+    types.tensor_type.elem_type = 119
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda graph: unknown(graph.input[0].type), "tensor 'x'"),
+        (lambda graph: unknown(graph.output[0].type), "tensor 'y'"),
+        (lambda graph: unknown(graph.value_info.add(name="v").type.sequence_type.elem_type), "tensor 'v'"),
+        (
+            lambda graph: graph.node[0].attribute.add(name="a").t.MergeFrom(onnx.TensorProto(data_type=119)),
+            "weight 'a'",
+        ),
+    ],
+    ids=["input", "output", "sequence", "attribute"],
+)
+def test_types_that_onnx_does_not_define(damage, said):
+    proto = product()
+    damage(proto.graph)
+    with pytest.raises(FailureError, match=f"the model: {said} is of the unknown type 119; export the model again"):
         read(proto)
 
 
