@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.errors import UsageError
+from onnxplain.errors import FailureError, UsageError
 from onnxplain.graph.layers import LayerGraph, Tensor
 from onnxplain.inputs.head import graph_items, shape_text
 from onnxplain.inputs.items import CHANNELS, Colour, Found, Item, Layout, Resize
@@ -18,6 +18,9 @@ from onnxplain.inputs.labels import read_labels
 from onnxplain.inputs.metadata import metadata_items
 from onnxplain.inputs.presets import PRESETS, preset
 from onnxplain.inputs.sidecar import read_sidecar, sidecar_path
+
+MAX_PIXELS = 100_000_000
+"""The largest picture that is decoded, and that is made for a model."""
 
 
 class ModelView(Protocol):
@@ -87,6 +90,8 @@ class InputContract:
         ------
         UsageError
             An item is missing, or the input takes no pictures.
+        FailureError
+            Its pictures would have more than ``MAX_PIXELS``.
         """
         if self.layout.value == "tensor":
             raise UsageError(
@@ -94,6 +99,12 @@ class InputContract:
                 "give a model-ready .npy or .npz file"
             )
         self._require(self.missing)
+        height, width = self.size.settled
+        if height * width > MAX_PIXELS:
+            raise FailureError(
+                f"input {self.input_name!r} takes pictures of {height} x {width} pixels ({self.size.origin}); the "
+                f"limit is {MAX_PIXELS / 1e6:g} megapixels: state a smaller size or export the model for one"
+            )
         low, high = self.low, self.high
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from onnxplain.errors import FailureError, OnnxplainError, UsageError
-from onnxplain.inputs.contract import InputContract, ModelView, discover
+from onnxplain.inputs.contract import MAX_PIXELS, InputContract, ModelView, discover
 from onnxplain.inputs.datasets import Dataset, Record
 from onnxplain.inputs.npz import BROKEN, members, read_header
-from onnxplain.inputs.pictures import MAX_PIXELS, SUFFIXES, Geometry, Picture, prepare, read_picture
+from onnxplain.inputs.pictures import SUFFIXES, Geometry, Picture, prepare, read_picture
 
 MAX_BYTES = 4 << 30
 """Largest array that is read."""

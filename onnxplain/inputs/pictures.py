@@ -21,11 +21,10 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.files import captured_stderr
-from onnxplain.inputs.contract import InputContract
+from onnxplain.inputs.contract import MAX_PIXELS, InputContract
 from onnxplain.inputs.items import Colour, Resize
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 100_000_000
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _BILINEAR = Image.Resampling.BILINEAR

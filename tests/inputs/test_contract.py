@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto
 
 import onnxplain
-from onnxplain.errors import UsageError
+from onnxplain.errors import FailureError, UsageError
 from onnxplain.inputs.contract import discover
 from onnxplain.inputs.items import Resize
 
@@ -291,6 +291,12 @@ def test_integer_inputs(build) -> None:
     for preset in ("imagenet", "unit", "tf"):
         with pytest.raises(UsageError, match="uint8, which cannot hold"):
             discover(model, "x", preprocess=preset).check()
+
+
+def test_a_gigantic_size_is_refused_before_a_picture_is_resized(build) -> None:
+    contract = discover(build(shape=("N", 3, 40_000, 40_000)), "x", preprocess="unit")
+    with pytest.raises(FailureError, match=r"input 'x' takes pictures of 40000 x 40000 pixels .* limit is 100 megapix"):
+        contract.check()
 
 
 def test_labels_of_several_outputs(tmp_path: Path) -> None:
