@@ -205,17 +205,24 @@ def _declare(tensor: Tensor, source: Tensor) -> Tensor:
     return tensor
 
 
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of a node: the branches of an If, what a Loop or a Scan repeats."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def captured_names(node: onnx.NodeProto) -> set[str]:
     """Names of outer tensors that the node's subgraphs read."""
     names: set[str] = set()
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            inner = {name for child in graph.node for name in child.output}
-            inner |= {value.name for value in graph.input} | {value.name for value in graph.initializer}
-            used = {name for child in graph.node for name in child.input} | {value.name for value in graph.output}
-            for child in graph.node:
-                used |= captured_names(child)
-            names |= used - inner - {""}
+    for graph in subgraphs(node):
+        inner = {name for child in graph.node for name in child.output}
+        inner |= {value.name for value in graph.input} | {value.name for value in graph.initializer}
+        used = {name for child in graph.node for name in child.input} | {value.name for value in graph.output}
+        for child in graph.node:
+            used |= captured_names(child)
+        names |= used - inner - {""}
     return names
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from google.protobuf.message import DecodeError, Message
 from onnx import checker, inliner, numpy_helper
 
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
+from onnxplain.graph.layers import subgraphs
 from onnxplain.origin import Identity
 
 OPSETS = range(7, 27)
 IR_VERSIONS = range(3, 14)
 MAX_PROTOBUF_BYTES = 2**31 - 1
+MAX_INLINED_NODES = 100_000
+"""How many nodes a model may have once every call of its own functions is replaced by what it stands for."""
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _TYPES = frozenset(onnx.TensorProto.DataType.values())
@@ -94,11 +98,12 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     _check_versions(proto, label)
     external: set[Path] = set()
-    constants = _take_constants(proto, path, external, label)
+    constants = take_constants(proto.graph, path, external, label)
     _check_structure(proto, constants, label)
     if proto.functions:
+        _check_functions(proto, label)
         proto = inliner.inline_local_functions(proto, convert_version=False)
-        constants |= _take_constants(proto, path, external, label)
+        constants |= take_constants(proto.graph, path, external, label)
     _check_weights(constants, label)
     for value in [value for value in proto.graph.input if value.name in constants]:
         proto.graph.input.remove(value)
@@ -171,11 +176,8 @@ def _check_versions(proto: onnx.ModelProto, label: str) -> None:
             )
 
 
-def _take_constants(
-    proto: onnx.ModelProto, path: Path | None, external: set[Path], label: str
-) -> dict[str, np.ndarray]:
-    """Move initializers and Constant nodes out of the graph."""
-    graph = proto.graph
+def take_constants(graph: onnx.GraphProto, path: Path | None, external: set[Path], label: str) -> dict[str, np.ndarray]:
+    """Move initializers and Constant nodes out of a graph; the files of external data are entered in ``external``."""
     constants: dict[str, np.ndarray] = {}
     for tensor in graph.initializer:
         constants[tensor.name] = _tensor_value(tensor, path, external, label)
@@ -333,6 +335,41 @@ def _check_structure(proto: onnx.ModelProto, constants: dict[str, np.ndarray], l
         if "No Op registered" in reason or "No opset import" in reason:
             raise UnsupportedError(f"{label} cannot be run: {reason}; export it again from standard ops") from error
         raise FailureError(f"{label} is not a valid ONNX model: {reason}") from error
+
+
+def _check_functions(proto: onnx.ModelProto, label: str) -> None:
+    """Refuse functions that call each other so often that inlining them takes all memory."""
+    nodes = _inlined(proto, lambda node: 1)
+    if nodes > MAX_INLINED_NODES:
+        raise FailureError(
+            f"{label}: the model's own functions call each other so often that they come to {nodes:.3g} nodes; the "
+            f"limit is {MAX_INLINED_NODES:,}: export it with fewer calls"
+        )
+    size = _inlined(proto, lambda node: node.ByteSize() - sum(body.ByteSize() for body in subgraphs(node)))
+    if size > MAX_PROTOBUF_BYTES:
+        raise FailureError(
+            f"{label}: the model's own functions come to {size / 2**30:.3g} GiB, more than a protobuf file can hold; "
+            "export it with its weights outside the functions"
+        )
+
+
+def _inlined(proto: onnx.ModelProto, measure: Callable[[onnx.NodeProto], int]) -> int:
+    """The sum of a measure over the nodes that inlining gives; onnx's checker has ruled cycles out."""
+    functions = {(each.domain, each.name, each.overload): each.node for each in proto.functions}
+    known: dict[tuple[str, str, str], int] = {}
+
+    def total(nodes: Iterable[onnx.NodeProto]) -> int:
+        return sum(of_node(node) + sum(total(body.node) for body in subgraphs(node)) for node in nodes)
+
+    def of_node(node: onnx.NodeProto) -> int:
+        called = (node.domain, node.op_type, node.overload)
+        if called not in functions:
+            return measure(node)
+        if called not in known:
+            known[called] = total(functions[called])
+        return known[called]
+
+    return total(proto.graph.node)
 
 
 def _check_weights(constants: dict[str, np.ndarray], label: str) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,34 @@ def test_functions_of_the_model_are_inlined():
     np.testing.assert_array_equal(answer(local_function()), Y)
     [layer] = onnxplain.load(local_function(), threads=1).graph.layers
     assert layer.op_type == "MatMul"
+
+
+def doubling(count: int, inner: onnx.NodeProto) -> onnx.ModelProto:
+    """A model whose functions each call the one before twice."""
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
+    proto = onnx.load_from_string(model([node("Relu", ["x"], "y")], {"x": [1]}))
+    proto.functions.append(
+        helper.make_function("mine", "F0", ["a"], ["b"], [inner, node("Add", ["a", "k"], "b")], imports)
+    )
+    for index in range(count):
+        calls = [helper.make_node(f"F{index}", [i], [o], domain="mine") for i, o in ("ab", "bc")]
+        proto.functions.append(helper.make_function("mine", f"F{index + 1}", ["a"], ["c"], calls, imports))
+    proto.graph.node[0].op_type, proto.graph.node[0].domain = f"F{count}", "mine"
+    proto.opset_import.add(domain="mine", version=1)
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("count", "numbers", "said"),
+    [(30, 1, r"come to 2\.15e\+09 nodes; the limit is 100,000"), (15, 2**14, r"come to 2 GiB, more than a protobuf")],
+)
+def test_functions_that_multiply_are_refused_before_they_are_inlined(count, numbers, said):
+    weight = helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.ones(numbers, np.float32)))
+    started = time.perf_counter()
+    with pytest.raises(FailureError, match=said):
+        onnxplain.load(doubling(count, weight))
+    assert time.perf_counter() - started < 1
+    assert len(onnxplain.load(doubling(3, weight)).graph.layers) == 8
 
 
 def test_imports_that_nothing_uses_are_tolerated():
