@@ -54,7 +54,7 @@ class Model:
         self.path: Path | None = source.path
         self.metadata = dict(source.metadata)
         self.runtime = runtime
-        self.original_graph = freeze(surgeon_graph(source), source)
+        self._whole, self.original_graph = freeze(surgeon_graph(source), source)
         self.graph: LayerGraph
         self.changes: tuple[Change, ...]
         self.graph, self.changes = canonize(self.original_graph)
@@ -167,7 +167,9 @@ class Model:
         self.sessions.get(("sizes", *sorted(shapes.items())), lambda: self._infer_sizes(shapes))
 
     def _infer_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        model, _ = graph_model(self.original_graph, self.outputs)
+        """Of every node of the file: the plain session runs those too that no output needs."""
+        ends = [tensor for tensor in self._whole.tensors.values() if tensor.producer and not tensor.consumers]
+        model, _ = graph_model(self._whole, ends)
         check_sizes(onnx.ModelProto.FromString(model), shapes, self.label)
 
     def run(self, feed: Feed | np.ndarray, taps: Sequence[str] = ()) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, shape_inference
 
 from onnxplain.errors import FailureError
+from onnxplain.graph.layers import captured_names, subgraphs
 
 MAX_TENSOR_BYTES = 2**31
 """The largest tensor that a graph may compute from constants, declare between layers or make of one sample."""
@@ -52,7 +53,7 @@ def check_size(node: onnx.NodeProto, proto: onnx.TypeProto, label: str) -> None:
     size = byte_size(proto)
     if size is not None and size > MAX_TENSOR_BYTES:
         raise FailureError(
-            f"{label}: {node.op_type} {node.name!r} would make a tensor of {size / 2**30:.1f} GiB; "
+            f"{label}: {node.op_type} {node.name or node.output[0]!r} would make a tensor of {size / 2**30:.1f} GiB; "
             f"the limit is {MAX_TENSOR_BYTES / 2**30:.0f} GiB"
         )
 
@@ -78,9 +79,26 @@ def check_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], lab
         sizes = declared.type.tensor_type.shape
         del sizes.dim[:]
         sizes.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in shapes[declared.name])
-    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    _hand_down(model.graph)
+    _check_graph(shape_inference.infer_shapes(model, data_prop=True).graph, label)
+
+
+def _hand_down(graph: onnx.GraphProto) -> None:
+    """Give subgraphs the constants they read, which inference does not look up, and drop the types they declare."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        captured = captured_names(node)
+        for body in subgraphs(node):
+            del body.value_info[:]
+            body.initializer.extend(constants[name] for name in captured if name in constants)
+            _hand_down(body)
+
+
+def _check_graph(graph: onnx.GraphProto, label: str) -> None:
     types = {value.name: value.type for value in (*graph.value_info, *graph.output)}
     for node in graph.node:
         for name in node.output:
             if name in types:
                 check_size(node, types[name], label)
+        for body in subgraphs(node):
+            _check_graph(body, label)

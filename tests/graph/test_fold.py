@@ -134,6 +134,33 @@ def test_gigabytes_from_a_small_file_are_refused_at_once(op_type):
     assert time.perf_counter() - started < 1
 
 
+def text(body, inputs="float[1, 4] x, bool c"):
+    """A model in ONNX's own language, with a shape of 6.0 GiB among its constants."""
+    head = f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[a] y) <int64[1] huge = {{1600000000}}>'
+    return onnx.parser.parse_model(f"{head} {{ {body} }}")
+
+
+SMALL = "else_branch = e () => (float[p] small) { s = Constant <value = int64[1] {1}> () small = ConstantOfShape (s) }"
+BRANCH = f"<{SMALL}, then_branch = t () => (float[q] big) {{ %s }}>"
+HIDDEN = {
+    "that nothing reads": "big = ConstantOfShape (huge) y = Relu (x)",
+    "behind arithmetic that nothing reads": "m = Neg (huge) h = Abs (m) big = ConstantOfShape (h) y = Relu (x)",
+    "in a branch": "y = If (c) " + BRANCH % "h = Constant <value = int64[1] {1600000000}> () big = ConstantOfShape (h)",
+    "in a branch, from outside": "y = If (c) " + BRANCH % "m = Neg (huge) h = Abs (m) big = ConstantOfShape (h)",
+    "in a branch of a branch": f"y = If (c) {BRANCH}".replace("big)", "outer)", 1)
+    % ("outer = If (c) " + BRANCH % "big = ConstantOfShape (huge)").replace("small", "least"),
+    "in a loop": "m = Constant <value = int64 {2}> () "
+    "y = Loop (m, c, x) <body = b (int64 i, bool ci, float[n] v) => (bool co, float[n] big) "
+    "{ co = Identity (ci) big = ConstantOfShape (huge) }>",
+}
+
+
+@pytest.mark.parametrize("place", HIDDEN)
+def test_gigabytes_are_refused_wherever_they_stand(place):
+    with pytest.raises(FailureError, match=r"ConstantOfShape '\w+' would make a tensor of 6\.0 GiB"):
+        onnxplain.load(text(HIDDEN[place]))
+
+
 def test_gigabytes_in_a_chain_of_small_steps():
     """Each node doubles: the limit meets the first tensor beyond it."""
     nodes = [node("Concat", [f"t{i}", f"t{i}"], f"t{i + 1}", axis=0) for i in range(40)]
@@ -151,6 +178,7 @@ def test_the_branches_of_an_if_keep_what_they_capture():
     )
     net = loaded([chosen], {"x": [3]}, constants={"yes": np.array(True), "w": np.array([1.0, 2, 3])})
     np.testing.assert_array_equal(net.run(np.ones(3, np.float32))["y"], [2, 3, 4])
+    assert "w" in net.graph.tensors, "a weight that only the branches read"
     with pytest.raises(onnxplain.UnsupportedError, match="no rule for If 'choice'"):
         onnxplain.explain(net, np.ones(3, np.float32))
 

@@ -42,6 +42,30 @@ def test_gigabytes_of_an_open_dimension_are_refused_before_the_run(way: str) -> 
     assert time.perf_counter() - started < 1
 
 
+BRANCHES = (
+    "If (c) <then_branch = t () => (float[p1, p2, p3, p4] big) { big = Tile (x, %s) },"
+    " else_branch = e () => (float[q1, q2, q3, q4] same) { same = Identity (x) }>"
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "unread = Tile (x, many) y = Relu (x)",
+        f"y = {BRANCHES % 'many'}",
+        f"more = Add (many, one) y = {BRANCHES % 'more'}",
+    ],
+)
+def test_also_of_nodes_that_nothing_reads_and_in_branches(body: str) -> None:
+    constants = f"<int64[4] many = {{1, 1, {SIDE}, {SIDE}}}, int64[1] one = {{0}}>"
+    signature = f"(float[n, 2, h, w] x, bool c) => (float[n, 2, k, l] y) {constants}"
+    net = onnxplain.load(
+        onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {signature} {{ {body} }}')
+    )
+    with pytest.raises(FailureError, match=r"Tile '\w+' would make a tensor of 47\.7 GiB"):
+        net.check_feed({"x": np.ones((1, 2, 4, 4), np.float32), "c": np.array(True)})
+
+
 def test_what_one_sample_makes_counts_not_how_many_there_are() -> None:
     """A pixel of a sample becomes 512 MiB, eight of them 4 GiB: how many run at once is left to the budget."""
     factors = np.array([1, 1, 8192, 8192])
