@@ -215,8 +215,8 @@ class _Folder:
             inferred = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self.imports)
         except checker.ValidationError as error:
             raise FailureError(
-                f"{self.file.label}: {node.op_type} {node.name or node.output[0]!r} reads a tensor of a type that it does "
-                f"not take: {error}; export the model again"
+                f"{self.file.label}: {node.op_type} {node.name or node.output[0]!r} reads a tensor of a type that it "
+                f"does not take: {error}; export the model again"
             ) from error
         except (shape_inference.InferenceError, RuntimeError, ValueError):
             return {}
