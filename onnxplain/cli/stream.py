@@ -24,6 +24,7 @@ from onnxplain.inputs.pictures import Geometry
 from onnxplain.methods.defaults import contract_options
 from onnxplain.methods.table import find_method
 from onnxplain.model import Model
+from onnxplain.ops import moves_samples
 from onnxplain.targets import is_element
 
 GROUP = 16
@@ -59,8 +60,12 @@ class Stream:
 
     @property
     def _at_once(self) -> int:
-        """How many inputs are explained at once; each alone where the target may index the axis that groups share."""
-        together = self.model.batched and not self._by_crops and not is_element(self.call.get("target"), self.labels)
+        """How many inputs are explained at once; each alone where the target may index the axis that groups share.
+
+        So is each where that axis may not be the first one of a tensor inside.
+        """
+        apart = is_element(self.call.get("target"), self.labels) or moves_samples(self.model.graph.layers)
+        together = self.model.batched and not self._by_crops and not apart
         return (self.call["batch_size"] or GROUP) if together else 1
 
     @property

@@ -364,3 +364,23 @@ def test_a_picture_of_crops_has_no_second_sample(classifier, pictures, capsys):
 def test_wrong_options_of_fixations(classifier, pictures, capsys, option, message):
     assert main(["explain", classifier, f"{pictures}/a.png", "-m", "fixations", "--option", option]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [[], ["--batch-size", "1"]])
+def test_what_lies_inside_belongs_to_its_input(tmp_path, monkeypatch, size):
+    """Of a net that puts the sequence first, three inputs of three steps each."""
+    monkeypatch.chdir(tmp_path)
+    nodes = [
+        nets.node("Transpose", ["x"], "t", perm=[1, 0, 2]),
+        nets.node("MatMul", ["t", "w"], "u"),
+        nets.node("ReduceMean", ["u", "axes"], "y", keepdims=0),
+    ]
+    w = np.random.default_rng(0).normal(size=(4, 2))
+    Path("net.onnx").write_bytes(nets.model(nodes, {"x": ["N", 3, 4]}, constants={"w": w, "axes": np.array([0])}))
+    inputs = np.random.default_rng(1).normal(size=(3, 1, 3, 4)).astype(np.float32)
+    for name, x in zip("abc", inputs, strict=True):
+        np.save(f"{name}.npy", x)
+    assert main(["explain", "net.onnx", "a.npy", "b.npy", "c.npy", "--at", "t", "-q", *size]) == 0
+    for name in "abc":
+        e = Explanation.load(f"onnxplain-out/{name}")
+        np.testing.assert_allclose(e.at["t"].transpose(1, 0, 2), e.relevance["x"], rtol=1e-6)
