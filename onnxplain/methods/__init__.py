@@ -118,7 +118,7 @@ def explain(
     }
     e = taken.explain(job, **options)
     runs = () if model.runtime.chosen == "named" else (f"runs on {model.runtime}",)
-    return replace(e, notes=(*e.notes, *runs), origin=Origin(model.file.identity, asked))
+    return replace(e, notes=(*runs, *e.notes), origin=Origin(model.file.identity, asked))
 
 
 def plan(
