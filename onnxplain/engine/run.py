@@ -371,9 +371,11 @@ def _check_kept(result: Result, size: int) -> None:
 
 def _of_the_whole(ledger: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
     """One number for all samples, wherever they lie."""
-    return {
-        name: {column: np.atleast_1d(np.sum(total)) for column, total in book.items()} for name, book in ledger.items()
-    }
+
+    def whole(total: np.ndarray) -> np.ndarray:
+        return total if total.shape == (1,) else np.atleast_1d(np.sum(total))
+
+    return {name: {column: whole(total) for column, total in book.items()} for name, book in ledger.items()}
 
 
 def joined(parts: Sequence[Result]) -> Result:
