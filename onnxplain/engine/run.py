@@ -310,7 +310,7 @@ def _recordings(model: Model, plan: Plan, feed: Feed) -> tuple[Recording, Record
     except FailureError as error:
         raise UnsupportedError(
             f"{model.label} does not run on two samples at once, and a compiled graph leaves open how many there are; "
-            "engine='host' with a batch size of 1 explains one at a time"
+            f"engine='host' with a batch size of 1 explains one at a time ({error})"
         ) from error
 
 
@@ -365,7 +365,7 @@ def _run_compiled(model: Model, plan: Plan, target: Target, feed: Feed, work: Wo
 
 def _check_kept(result: Result, size: int) -> None:
     for tensor, value in (*result.relevance.items(), *result.values.items()):
-        if len(value) != size:
+        if np.shape(value)[:1] != (size,):
             raise UsageError(f"the samples do not lie along axis 0 of {tensor.name!r}: ask for one sample at a time")
 
 

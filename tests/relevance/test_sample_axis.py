@@ -117,3 +117,15 @@ def test_what_lies_inside_is_handed_out_for_one_sample_at_a_time() -> None:
     alone = onnxplain.explain(sequence_first(), x[:1], at=["t"])
     assert alone.at["t"].shape == (3, 1, 4)
     np.testing.assert_allclose(alone.at["t"].transpose(1, 0, 2), alone.relevance["x"], rtol=1e-6)
+
+
+def test_a_number_inside_has_no_samples() -> None:
+    nodes = [
+        node("Transpose", ["x"], "t", perm=[1, 0]),
+        node("ReduceSum", ["t"], "s", keepdims=0),
+        node("Mul", ["x", "s"], "y"),
+    ]
+    data = nets.model(nodes, {"x": ["N", 4]})
+    x = rng.normal(size=(3, 4)).astype(np.float32)
+    with pytest.raises(UsageError, match="axis 0 of 's': ask for one sample at a time"):
+        onnxplain.explain(data, x, "gradient", target=0, at=["s"], engine="host")
