@@ -42,12 +42,26 @@ def net(op_type: str, attributes: dict[str, Any], opset: int, batch: int | str =
     )
 
 
+def divides_by_what_is_beyond() -> bool:
+    """Whether this onnxruntime counts what lies behind the padding, as 1.28 does: ones then end in 1/9, not in 1/4."""
+    window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}
+    data = nets.model([node("AveragePool", ["x"], "y", **window)], {"x": [1, 1, 6, 6]}, opset=11)
+    [y] = ort.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": np.ones((1, 1, 6, 6), "f")})
+    return bool(y[0, 0, -1, -1] < 0.2)
+
+
+def check_divisor(window: str, more: dict[str, Any]) -> None:
+    if more and "open" in window and divides_by_what_is_beyond():
+        pytest.skip("this onnxruntime divides by elements behind the padding, which 1.31 does not")
+
+
 @pytest.mark.parametrize("opset", [10, 19, 22])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize(("op_type", "more"), POOLS)
 @pytest.mark.parametrize("batch", ["N", 2])
 def test_engines_agree(op_type: str, more: dict[str, Any], window: str, opset: int, batch: int | str) -> None:
     """Where the batch is fixed, onnxruntime's optimiser would put inferred shapes in the place of the recorded ones."""
+    check_divisor(window, more)
     model = onnxplain.load(net(op_type, WINDOWS[window] | more, opset, batch), threads=1)
     x = numbers(2, 3, *SIZE)
     for method in ("gradient", "lrp"):
@@ -62,6 +76,7 @@ def test_engines_agree(op_type: str, more: dict[str, Any], window: str, opset: i
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize(("op_type", "more"), POOLS)
 def test_the_exported_graph_agrees(op_type: str, more: dict[str, Any], window: str, tmp_path: Path) -> None:
+    check_divisor(window, more)
     model = onnxplain.load(net(op_type, WINDOWS[window] | more, 11), threads=1)
     onnxplain.export(model, tmp_path / "explained.onnx")
     x = numbers(3, 3, *SIZE)
