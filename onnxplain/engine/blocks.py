@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,11 +21,13 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
+from onnxplain.engine.filters import aligned, laid_out
+
 DOMAIN = "com.microsoft.nchwc"
 ALIGNED = 4
 """Only channels that come in multiples of this can be brought into blocks."""
-_VECTOR_BYTES = 64
-"""The widest vector, and a cache line."""
+_LARGE = 4_000_000
+"""Elements of a matrix that no cache holds."""
 # fmt: off
 _HARMLESS = {
     "Abs", "Add", "HardSigmoid", "Identity", "LeakyRelu", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Sum", "Tanh",
@@ -110,7 +111,7 @@ class _Layout:
     def __init__(
         self, model: onnx.ModelProto, weights: dict[str, np.ndarray], shapes: Mapping[str, Shape], block: int
     ) -> None:
-        self._source, self._block, self._shapes, self._given = model, block, shapes, weights
+        self._source, self._block, self._shapes, self._given = model, block, dict(shapes), weights
         self._small = {t.name: t for t in model.graph.initializer if t.name not in weights}
         self._uses = collections.Counter(name for node in model.graph.node for name in _read(node))
         self._uses.update(out.name for out in model.graph.output)
@@ -118,7 +119,7 @@ class _Layout:
         self._blocked: dict[str, str] = {}
         self._plain = {value.name for value in model.graph.input} | {t.name for t in model.graph.initializer} | {""}
         self._nodes: dict[int, onnx.NodeProto] = {}
-        self._laid: dict[tuple[str, bool], str] = {}
+        self._laid: dict[tuple[str, ...], str] = {}
         self.filters: dict[str, np.ndarray] = {}
         self._small_made: dict[str, np.ndarray] = {}
         self.weights: dict[str, np.ndarray] = {}
@@ -127,6 +128,8 @@ class _Layout:
         """Every node in turn."""
         handlers: dict[str, Callable[[onnx.NodeProto], bool]] = {
             "Conv": self._conv,
+            "Gemm": self._product,
+            "MatMul": self._product,
             "MaxPool": self._pool,
             "AveragePool": self._pool,
             "GlobalMaxPool": self._pool,
@@ -236,7 +239,7 @@ class _Layout:
             self._blocked[node.output[0]] = self._in_blocks(x)  # a copy, which brings x into the optimiser's blocks
             return True
         source = self._as_it_was(x) if outputs_only and group == 1 else self._in_blocks(x)
-        laid = self._filter(w, filters, outputs_only)
+        laid = self._filter(w, filters, "outputs" if outputs_only else "both")
         biases = [] if bias is None else [self._bias(b, bias)]
         group = len(self.filters[laid]) if outputs_only and group > 1 else group
         self._put("Conv", [source, laid, *biases], node.output[0], group=group, **attributes)
@@ -254,16 +257,43 @@ class _Layout:
             return True if outputs % ALIGNED == 0 else None
         return False if inputs % self._block == 0 and outputs // group % self._block == 0 else None
 
-    def _filter(self, name: str, value: np.ndarray, outputs_only: bool) -> str:
-        """The name of a filter in blocks of output channels, and of input channels unless ``outputs_only``."""
-        if (name, outputs_only) not in self._laid:
+    def _product(self, node: onnx.NodeProto) -> bool:
+        """Rows times a large matrix, as the convolution of one row of pixels: filters are read faster than a matrix."""
+        x, w, b = [*node.input, ""][:3]
+        matrix, bias, [y] = self._value(w), self._value(b), node.output
+        attributes = _attributes(node)
+        turned = attributes.pop("transB", 0)
+        if matrix is None or matrix.ndim != 2 or matrix.size < _LARGE or matrix.dtype != np.float32:
+            return False
+        filters = (matrix if turned else matrix.T)[:, :, None, None]
+        outputs, inputs = filters.shape[:2]
+        if len(self._shapes.get(x, ())) != 2 or inputs % ALIGNED or any(value != 1 for value in attributes.values()):
+            return False
+        if b and (bias is None or bias.shape != (outputs,)):
+            return False
+        pixels, product = f"{_in_blocks(x)}/pixels", f"{_in_blocks(y)}/pixels"
+        self._shapes[pixels], self._shapes[product] = (1, inputs, 1, -1), (1, outputs, 1, -1)
+        if pixels not in self._plain:
+            turn = helper.make_node("Transpose", [self._as_it_was(x)], [f"{pixels}/turned"], perm=[1, 0])
+            self._append(turn)
+            self._plain.add(self._reshape(turn.output[0], pixels, self._shapes[pixels]))
+        laid = self._filter(w, filters, "turned" if turned else "both")
+        self._put("Conv", [self._in_blocks(pixels), laid, *([] if bias is None else [self._bias(b, bias)])], product)
+        rows = self._reshape(self._as_it_was(product), f"{product}/turned", [outputs, -1])
+        self._append(helper.make_node("Transpose", [rows], [y], perm=[1, 0]))
+        self._plain.add(y)
+        return True
+
+    def _filter(self, name: str, value: np.ndarray, layout: str) -> str:
+        """The name of a filter in blocks of output channels, and of input channels unless ``layout`` is "outputs"."""
+        if (name, layout) not in self._laid:
             laid = f"onnxplain_filter_{len(self._laid)}"
-            self.filters[laid] = _laid_out(value, self._block, outputs_only)
-            self._laid[name, outputs_only] = laid
+            self.filters[laid] = laid_out(value, self._block, layout == "outputs")
+            self._laid[name, layout] = laid
         self._uses[name] -= 1
         if not self._uses[name]:
             self._given.pop(name, None)
-        return self._laid[name, outputs_only]
+        return self._laid[name, layout]
 
     def _bias(self, name: str, value: np.ndarray) -> str:
         self._small_made[_in_blocks(name)] = np.pad(value, (0, -len(value) % self._block))
@@ -427,12 +457,12 @@ class _Layout:
         w, b = f"{_in_blocks(out)}/scale", f"{out}/shift"
         made = self._alone(x)
         if made is None or len(made.input) > 3:
-            laid = self.filters[w] = _laid_out(scale.reshape(-1, 1, 1, 1), self._block, True)
+            laid = self.filters[w] = laid_out(scale.reshape(-1, 1, 1, 1), self._block, True)
             self._put("Conv", [self._blocked[x], w, self._bias(b, shift)], out, group=len(laid))
             return True
         factors = np.pad(scale, (0, -len(scale) % self._block)).reshape(-1, 1, self._block)
         old = self.filters[made.input[1]]
-        laid = self.filters[w] = _aligned(old.shape)
+        laid = self.filters[w] = aligned(old.shape)
         np.multiply(old.reshape(len(factors), -1, self._block), factors, laid.reshape(len(factors), -1, self._block))
         if len(made.input) > 2:
             shift = self._small_made[made.input[2]][: len(scale)] * scale + shift
@@ -440,25 +470,6 @@ class _Layout:
         made.input.extend([w, self._bias(b, shift)])
         self._take_over(made, x, out)
         return True
-
-
-def _laid_out(filters: np.ndarray, block: int, outputs_only: bool) -> np.ndarray:
-    """Filters in blocks of output channels, those innermost, and before them blocks of input channels."""
-    outputs, inputs, *kernel = filters.shape
-    more = [(0, -outputs % block), (0, 0 if outputs_only else -inputs % block), (0, 0), (0, 0)]
-    padded = np.pad(filters, more) if any(end for _, end in more) else filters
-    within = 1 if outputs_only else block
-    parts = padded.reshape(-1, block, padded.shape[1] // within, within, *kernel)
-    laid = _aligned(padded.shape)
-    laid.reshape(-1, padded.shape[1] // within, *kernel, within, block)[:] = parts.transpose(0, 2, 4, 5, 3, 1)
-    return laid
-
-
-def _aligned(shape: Sequence[int]) -> np.ndarray:
-    """An empty array that starts where vectors are read fastest."""
-    room = np.empty(math.prod(shape) + _VECTOR_BYTES // 4, np.float32)
-    start = -room.ctypes.data % _VECTOR_BYTES // 4
-    return room[start:][: math.prod(shape)].reshape(shape)
 
 
 def _in_blocks(name: str) -> str:

@@ -12,6 +12,10 @@ from onnxplain.engine.namespace import Array, Window
 from onnxplain.engine.recorder import Sym, broadcast
 
 _POINT = Window((1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
+_BLOCK = 16
+"""The most channels that the CPU provider takes together."""
+_FULL = 0.8
+"""The least part of products that are not with zeros."""
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -60,6 +64,9 @@ class Emitter(ElementEmitter):
                 g, window = self._spread(g, window.strides), window._replace(strides=(1, 1))
             elif isinstance(w, np.ndarray) and _picks(window, g.shape[2:], spatial):
                 return self._spread(self.conv(g, self._turned_kernel(w, group), _POINT, group), window.strides)
+            phased = _phase_window(w, window, g.shape[2:], spatial) if group == 1 else None
+            if phased is not None:
+                return self._in_phases(g, w, window, phased, spatial)
         flipped = _turned_window(g.shape[2:], window, spatial)
         if flipped is not None and isinstance(w, np.ndarray):
             return self.conv(g, self._turned_kernel(w, group), flipped, group)
@@ -89,6 +96,16 @@ class Emitter(ElementEmitter):
         first = np.zeros((1, 1, *sizes), np.float32)
         first[:, :, :: strides[0], :: strides[1]] = 1
         return repeated * first
+
+    def _in_phases(self, g: Sym, w: np.ndarray, window: Window, phased: Window, spatial: Sequence[int]) -> Array:
+        """What a strided Conv hands back, by a stride-1 Conv with a channel for each place within a stride."""
+        stride = window.strides[0]
+        phases = self.conv(g, _phase_kernel(w, stride), phased)
+        shape = (g.shape[0], w.shape[1], *(size * stride for size in phases.shape[2:]))
+        dx = self.emit("DepthToSpace", [phases], shape, blocksize=stride, mode="CRD")
+        cut = [b % stride for b in window.begin]
+        beyond = [have - c - size for have, c, size in zip(shape[2:], cut, spatial, strict=True)]
+        return self.pad(dx, [0, 0, *(-c for c in cut)], [0, 0, *(-size for size in beyond)])
 
     def _turned_kernel(self, w: np.ndarray, group: int) -> np.ndarray:
         """The kernel flipped in space, input and output channels exchanged within each group."""
@@ -190,6 +207,39 @@ def _picks(window: Window, out: Sequence[int], spatial: Sequence[int]) -> bool:
     """Whether a window reads every stride-th element, from the first on, and nothing else."""
     reached = [size * stride for size, stride in zip(out, window.strides, strict=True)]
     return set(window.kernel) == {1} and not any(window.begin) and reached == list(spatial)
+
+
+def _phase_window(w: Array, window: Window, out: Sequence[int], spatial: Sequence[int]) -> Window | None:
+    """The window of the convolution of :meth:`Emitter._in_phases`; None where a ConvTranspose is better.
+
+    The grid of strides starts where a kernel does, so that the taps of all phases fall on the same elements.
+    """
+    stride, taps = window.strides[0], tuple(-(-k // window.strides[0]) for k in window.kernel)
+    if set(window.strides) != {stride} or set(window.dilations) != {1} or not _fills_phases(w, window.kernel, stride):
+        return None
+    sizes = [-(-(size + b % stride) // stride) for size, b in zip(spatial, window.begin, strict=True)]
+    begin = tuple(n - 1 - b // stride for n, b in zip(taps, window.begin, strict=True))
+    end = tuple(size + b // stride - o for size, b, o in zip(sizes, window.begin, out, strict=True))
+    return Window(taps, (1, 1), (1, 1), begin, end) if min(*begin, *end) >= 0 else None
+
+
+def _fills_phases(w: Array, kernel: Sequence[int], stride: int) -> bool:
+    """Whether windows overlap so far that ConvTranspose adds each element four times, and phases are nearly full.
+
+    They multiply by the zeros that fill up kernels to whole strides, and channels to whole blocks.
+    """
+    channels = -(-w.shape[1] * stride**2 // _BLOCK) * _BLOCK
+    products = channels * math.prod(-(-k // stride) for k in kernel)
+    full = w.shape[1] * math.prod(kernel) >= _FULL * products
+    return isinstance(w, np.ndarray) and full and all(k >= 2 * stride for k in kernel)
+
+
+def _phase_kernel(w: np.ndarray, stride: int) -> np.ndarray:
+    """Filters for channels x places within a stride, their taps from the last to the first."""
+    padded = np.pad(w, [(0, 0), (0, 0), *((0, -k % stride) for k in w.shape[2:])])
+    rows, columns = (k // stride for k in padded.shape[2:])
+    phases = padded.reshape(*w.shape[:2], rows, stride, columns, stride).transpose(1, 3, 5, 0, 2, 4)
+    return np.ascontiguousarray(phases[..., ::-1, ::-1]).reshape(-1, w.shape[0], rows, columns)
 
 
 def _turned_window(out: Sequence[int], window: Window, spatial: Sequence[int]) -> Window | None:

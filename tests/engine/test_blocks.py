@@ -10,7 +10,9 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxplain.engine.blocks import DOMAIN, _laid_out, block_size, in_blocks
+from onnxplain.engine import blocks
+from onnxplain.engine.blocks import DOMAIN, block_size, in_blocks
+from onnxplain.engine.filters import laid_out
 from onnxplain.engine.sessions import Runtime, Session, initializer
 from onnxplain.errors import FailureError
 
@@ -92,8 +94,8 @@ def compared(parts, runs=1, **settings):
 def test_filters_by_the_letter(block, outputs, inputs):
     """Every weight stands where its block and its place in it say; what is beyond is 0."""
     filters = rng.standard_normal((outputs, inputs, 2, 3)).astype(np.float32)
-    both = _laid_out(filters, block, False)
-    only = _laid_out(filters, block, True)
+    both = laid_out(filters, block, False)
+    only = laid_out(filters, block, True)
     assert both.shape == (-(-outputs // block) * block, -(-inputs // block) * block, 2, 3)
     assert only.shape == (both.shape[0], inputs, 2, 3)
     assert both.ctypes.data % 64 == only.ctypes.data % 64 == 0
@@ -370,3 +372,60 @@ def test_what_is_copied_for_a_run_stays_until_its_end(monkeypatch):
         expected = session.run({"x": x.copy(), "k": k})["y"]
         np.testing.assert_array_equal(session.run({"x": x, "k": k})["y"], expected)
     assert alive == [True] * 4
+
+
+def rows(outputs, inputs, op_type="Gemm", bias=True, turned=True, **attributes):
+    """The rows of x, flattened, times a matrix, and its constants."""
+    matrix = rng.standard_normal((outputs, inputs) if turned else (inputs, outputs)).astype(np.float32)
+    constants = {"y_w": matrix} | ({"y_b": rng.standard_normal(outputs).astype(np.float32)} if bias else {})
+    if op_type == "Gemm":
+        attributes["transB"] = int(turned)
+    return [
+        node("Flatten", ["x"], "flat"),
+        (helper.make_node(op_type, ["flat", *constants], ["y"], **attributes), constants),
+    ]
+
+
+@needs_blocks
+@pytest.mark.parametrize(
+    ("settings", "blocked"),
+    [
+        ({}, True),
+        ({"turned": False}, True),
+        ({"op_type": "MatMul", "turned": False, "bias": False}, True),
+        ({"outputs": 50}, True),
+        ({"inputs": 6 * 6 * 15, "outputs": 52}, True),
+        ({"alpha": 0.5}, False),
+        ({"beta": 2.0}, False),
+        ({"outputs": 40}, False),
+        ({"inputs": 6 * 6, "outputs": 600}, False),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 3, "n"])
+def test_products_with_large_matrices(monkeypatch, settings, blocked, batch):
+    """As convolutions, whatever the number of outputs; small ones stay, and what scales a product or its bias."""
+    monkeypatch.setattr(blocks, "_LARGE", 50 * 6 * 6 * 15)
+    settings = {"outputs": 64, "inputs": 6 * 6 * 16, **settings}
+    inputs = settings["inputs"]
+    found = compared(rows(**settings), runs=3, batch=batch, channels=inputs // 36)
+    assert found["Conv"] == blocked
+
+
+@needs_blocks
+def test_a_matrix_that_is_read_both_ways(monkeypatch):
+    """Forward and back: two filters, and the matrix is taken."""
+    monkeypatch.setattr(blocks, "_LARGE", 64 * 64)
+    square = rng.standard_normal((64, 64)).astype(np.float32)
+    parts = [
+        node("Flatten", ["x"], "flat"),
+        node("Gemm", ["flat", "w"], "a", {"w": square}, transB=1),
+        node("Relu", ["a"], "r"),
+        node("MatMul", ["r", "w"], "y"),
+    ]
+    settings = {"channels": 16, "size": 2, "batch": "n"}
+    assert compared(parts, runs=2, **settings)["Conv"] == 2
+    model, weights = built(parts, **settings)
+    _, left, filters = in_blocks(model, weights, shapes_of(model), block_size())
+    assert len(filters) == 2
+    assert not weights
+    assert not left

@@ -95,6 +95,43 @@ def test_the_gradient_of_a_convolution_that_picks(
     np.testing.assert_allclose(e.relevance["x"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "pads", "size", "op_type"),
+    [
+        (3, (11, 11), 4, (2, 2, 2, 2), (37, 41), "DepthToSpace"),
+        (1, (8, 8), 4, (0, 0, 0, 0), (28, 24), "DepthToSpace"),
+        (4, (7, 8), 2, (3, 1, 2, 0), (13, 16), "DepthToSpace"),
+        (2, (12, 11), 4, (5, 6, 1, 3), (19, 30), "DepthToSpace"),
+        (4, (4, 4), 2, (1, 1, 9, 1), (8, 8), "ConvTranspose"),  # the last windows see the padding alone
+        (3, (7, 7), 2, (3, 3, 3, 3), (16, 16), "ConvTranspose"),  # 12 of 16 channels, 7 of 8 taps
+        (4, (3, 3), 2, (1, 1, 1, 1), (8, 8), "ConvTranspose"),  # windows overlap little
+    ],
+)
+def test_the_gradient_of_a_convolution_of_large_strides(
+    channels: int, kernel: tuple[int, int], stride: int, pads: tuple[int, ...], size: tuple[int, int], op_type: str
+) -> None:
+    """Every weight adds its part where its window lies, whether by phases of the stride or not."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((8, channels, *kernel)).astype(np.float32)
+    node = nets.node("Conv", ["x", "w"], "y", strides=[stride] * 2, pads=pads)
+    model = onnxplain.load(nets.model([node], {"x": ["N", channels, *size]}, constants={"w": w}))
+    x = rng.standard_normal((2, channels, *size)).astype(np.float32)
+    out = model.run({"x": x})["y"].shape[2:]
+    g = rng.standard_normal((2, 8, *out)).astype(np.float32)
+    padded = np.zeros((2, channels, size[0] + pads[0] + pads[2], size[1] + pads[1] + pads[3]), np.float64)
+    for i, j in np.ndindex(out):
+        rows, columns = slice(i * stride, i * stride + kernel[0]), slice(j * stride, j * stride + kernel[1])
+        padded[:, :, rows, columns] += np.einsum("nm,mchw->nchw", g[:, :, i, j], w)
+    expected = padded[:, :, pads[0] :, pads[1] :][:, :, : size[0], : size[1]]
+    e = onnxplain.explain(model, x, "gradient", target=g, engine="compiled")
+    np.testing.assert_allclose(e.relevance["x"], expected, rtol=1e-5, atol=1e-5)
+
+    xp = Emitter()
+    window = Window(kernel, (stride,) * 2, (1, 1), pads[:2], pads[2:])
+    xp.conv_input_grad(Sym(xp, "g", (-1, 8, *out), np.dtype(np.float32)), w, window, 1, size)
+    assert op_type in {node.op_type for node in xp.nodes}
+
+
 def test_masks_are_steps() -> None:
     """Nothing of a gradient passes at a bound or beyond it, all of it as near inside as float32 tells."""
     eye = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
