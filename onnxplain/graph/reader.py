@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from onnx import checker, inliner, numpy_helper
 
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
 from onnxplain.graph.layers import subgraphs
+from onnxplain.graph.wire import Place, WireError, without_weights
 from onnxplain.origin import Identity
 
 OPSETS = range(7, 27)
@@ -83,7 +84,8 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
     UnsupportedError
         Opset or IR version that onnxruntime does not load.
     """
-    path = None
+    path: Path | None = None
+    places: dict[int, Place] = {}
     if isinstance(source, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
@@ -91,14 +93,14 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
         proto = _parse(source, "the model")
     else:
         path = Path(source)
-        proto = _parse(_file_bytes(path), str(path))
+        proto, places = _read_file(path)
     label = str(path) if path else "the model"
     _check_fields(proto, "", label)
     for entry in proto.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     _check_versions(proto, label)
     external: set[Path] = set()
-    constants = take_constants(proto.graph, path, external, label)
+    constants = take_constants(proto.graph, path, external, label, places)
     _check_structure(proto, constants, label)
     if proto.functions:
         _check_functions(proto, label)
@@ -113,7 +115,8 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> ModelFile:
     return ModelFile(proto, constants, Identity(path, tuple(sorted(external))), metadata)
 
 
-def _file_bytes(path: Path) -> bytes:
+def _read_file(path: Path) -> tuple[onnx.ModelProto, dict[int, Place]]:
+    """The model without its large weights, and where those lie, by the position among the initializers."""
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     if path.is_dir():
@@ -126,9 +129,14 @@ def _file_bytes(path: Path) -> bytes:
             raise FailureError(
                 f"{path} has {size} bytes, more than a protobuf file can hold; store the weights as external data"
             )
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            try:
+                data, places = without_weights(stream, size)
+            except WireError:  # protobuf's parser says what is wrong, if anything is
+                data, places = path.read_bytes(), {}
     except OSError as error:
         raise FailureError(f"{path} cannot be read: {error.strerror}") from error
+    return _parse(data, str(path)), places
 
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
@@ -176,11 +184,20 @@ def _check_versions(proto: onnx.ModelProto, label: str) -> None:
             )
 
 
-def take_constants(graph: onnx.GraphProto, path: Path | None, external: set[Path], label: str) -> dict[str, np.ndarray]:
-    """Move initializers and Constant nodes out of a graph; the files of external data are entered in ``external``."""
+def take_constants(
+    graph: onnx.GraphProto,
+    path: Path | None,
+    external: set[Path],
+    label: str,
+    places: Mapping[int, Place] | None = None,
+) -> dict[str, np.ndarray]:
+    """Move initializers and Constant nodes out of a graph; the files of external data are entered in ``external``.
+
+    ``places`` says where the values of some initializers lie in the file, by their position.
+    """
     constants: dict[str, np.ndarray] = {}
-    for tensor in graph.initializer:
-        constants[tensor.name] = _tensor_value(tensor, path, external, label)
+    for position, tensor in enumerate(graph.initializer):
+        constants[tensor.name] = _tensor_value(tensor, path, external, label, (places or {}).get(position))
     for sparse in graph.sparse_initializer:
         constants[sparse.values.name] = _dense(sparse, label)
     del graph.initializer[:]
@@ -219,20 +236,28 @@ def _constant_value(node: onnx.NodeProto, path: Path | None, external: set[Path]
     return None
 
 
-def _tensor_value(tensor: onnx.TensorProto, path: Path | None, external: set[Path], label: str) -> np.ndarray:
+def _tensor_value(
+    tensor: onnx.TensorProto, path: Path | None, external: set[Path], label: str, place: Place | None = None
+) -> np.ndarray:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return _external_value(tensor, path, external, label)
     if any(dim < 0 for dim in tensor.dims):
         raise FailureError(f"{label}: weight {tensor.name!r} declares a negative dimension")
     dtype = _dtype(tensor, label)
-    if tensor.HasField("raw_data"):
+    if place is not None or tensor.HasField("raw_data"):
         expected = _packed_bytes(tensor.data_type, dtype, tensor.dims)
-        if len(tensor.raw_data) != expected:
+        held = len(tensor.raw_data) if place is None else place.length
+        if held != expected:
+            shape = list(tensor.dims)
             raise FailureError(
-                f"{label}: weight {tensor.name!r} holds {len(tensor.raw_data)} bytes where its shape "
-                f"{list(tensor.dims)} needs {expected}"
+                f"{label}: weight {tensor.name!r} holds {held} bytes where its shape {shape} needs {expected}"
             )
     try:
+        if place is not None and path is not None:
+            values = np.fromfile(path, np.uint8, place.length, offset=place.offset)
+            if place.length == dtype.itemsize * math.prod(tensor.dims):
+                return values.view(dtype).reshape(tuple(tensor.dims))
+            tensor.raw_data = values.tobytes()
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as error:
         raise FailureError(f"{label}: weight {tensor.name!r} is corrupt: {error}") from error
