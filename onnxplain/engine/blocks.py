@@ -27,7 +27,7 @@ DOMAIN = "com.microsoft.nchwc"
 ALIGNED = 4
 """Only channels that come in multiples of this can be brought into blocks."""
 _LARGE = 4_000_000
-"""Elements of a matrix that no cache holds."""
+"""Elements of a matrix that outweighs what the caches of a core hold."""
 # fmt: off
 _HARMLESS = {
     "Abs", "Add", "HardSigmoid", "Identity", "LeakyRelu", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Sum", "Tanh",

@@ -259,7 +259,7 @@ def _tensor_value(
                 return values.view(dtype).reshape(tuple(tensor.dims))
             tensor.raw_data = values.tobytes()
         return np.asarray(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise FailureError(f"{label}: weight {tensor.name!r} is corrupt: {error}") from error
 
 

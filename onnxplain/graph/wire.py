@@ -11,6 +11,8 @@ _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 """Field numbers of ModelProto.graph, GraphProto.initializer and TensorProto.raw_data (onnx.proto)."""
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
+_MOST_FIELDS = 1_000_000
+"""Of more, protobuf's parser makes less work."""
 
 
 class WireError(ValueError):
@@ -55,10 +57,11 @@ def without_weights(stream: BinaryIO, size: int) -> tuple[bytes, dict[int, Place
     places: dict[int, Place] = {}
     pieces: list[bytes] = []
     graphs = 0
-    for field in _fields(stream, 0, size):
+    left = iter(range(_MOST_FIELDS))
+    for field in _fields(stream, 0, size, left):
         if field.number == _GRAPH and field.wire == _DELIMITED:
             graphs += 1
-            pieces.append(_delimited(_GRAPH, _graph(stream, field, places)))
+            pieces.append(_delimited(_GRAPH, _graph(stream, field, places, left)))
         else:
             pieces.append(_bytes(stream, field.start, field.end))
     if graphs != 1:
@@ -66,17 +69,17 @@ def without_weights(stream: BinaryIO, size: int) -> tuple[bytes, dict[int, Place
     return b"".join(pieces), places
 
 
-def _graph(stream: BinaryIO, graph: _Field, places: dict[int, Place]) -> bytes:
+def _graph(stream: BinaryIO, graph: _Field, places: dict[int, Place], left: Iterator[int]) -> bytes:
     pieces: list[bytes] = []
     position = 0
-    for field in _fields(stream, graph.body, graph.end):
+    for field in _fields(stream, graph.body, graph.end, left):
         if field.number != _INITIALIZER or field.wire != _DELIMITED:
             pieces.append(_bytes(stream, field.start, field.end))
             continue
         if field.end - field.body < LEAST_BYTES:
             pieces.append(_bytes(stream, field.start, field.end))
         else:
-            kept, raw = _tensor(stream, field)
+            kept, raw = _tensor(stream, field, left)
             pieces.append(_delimited(_INITIALIZER, kept))
             if raw is not None:
                 places[position] = raw
@@ -84,10 +87,10 @@ def _graph(stream: BinaryIO, graph: _Field, places: dict[int, Place]) -> bytes:
     return b"".join(pieces)
 
 
-def _tensor(stream: BinaryIO, tensor: _Field) -> tuple[bytes, Place | None]:
+def _tensor(stream: BinaryIO, tensor: _Field, left: Iterator[int]) -> tuple[bytes, Place | None]:
     raw: Place | None = None
     pieces: list[bytes] = []
-    for field in _fields(stream, tensor.body, tensor.end):
+    for field in _fields(stream, tensor.body, tensor.end, left):
         if field.number == _RAW_DATA and field.wire == _DELIMITED:
             raw = Place(field.body, field.end - field.body)  # of several the last counts
         else:
@@ -95,9 +98,11 @@ def _tensor(stream: BinaryIO, tensor: _Field) -> tuple[bytes, Place | None]:
     return b"".join(pieces), raw
 
 
-def _fields(stream: BinaryIO, start: int, end: int) -> Iterator[_Field]:
-    """The fields of a message that lies from ``start`` to ``end``."""
+def _fields(stream: BinaryIO, start: int, end: int, left: Iterator[int]) -> Iterator[_Field]:
+    """The fields of a message that lies from ``start`` to ``end``, as long as ``left`` gives something for each."""
     while start < end:
+        if next(left, None) is None:
+            raise WireError("a million fields")
         stream.seek(start)
         tag = _varint(stream)
         wire = tag & 7

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from onnxplain.errors import FailureError, OnnxplainError
-from onnxplain.graph import wire
+from onnxplain.graph import reader, wire
 from onnxplain.graph.reader import ModelFile, read
 
 RNG = np.random.default_rng(0)
@@ -127,6 +127,24 @@ def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, places: list[tu
     for anchor, place, byte in places:
         data[min(max(anchors[anchor] + place, 0), len(data) - 1)] = byte
     assert same(tmp_path_factory.mktemp("damaged") / "m.onnx", bytes(data))
+
+
+def test_a_file_of_nothing_but_small_fields(tmp_path: Path) -> None:
+    """Two bytes each, as many as would take gigabytes to keep apart: protobuf's parser reads them."""
+    data = whole().SerializeToString() + bytes([1 << 3, 10]) * 2_000_000  # ir_version, again and again
+    with pytest.raises(wire.WireError, match="a million fields"):
+        wire.without_weights(io.BytesIO(data), len(data))
+    assert same(tmp_path / "m.onnx", data)
+    assert isinstance(outcome(tmp_path / "m.onnx"), ModelFile)
+
+
+def test_a_file_that_goes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(whole().SerializeToString())
+    split = wire.without_weights
+    monkeypatch.setattr(reader, "without_weights", lambda *given: (split(*given), path.unlink())[0])
+    with pytest.raises(FailureError, match=r"weight 'w' is corrupt"):
+        read(path)
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
