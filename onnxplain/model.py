@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 
+from onnxplain.engine.matrices import as_inputs
+from onnxplain.engine.protos import file_model, graph_model
 from onnxplain.engine.recording import Recording, record
-from onnxplain.engine.sessions import Runtime, Session, SessionCache, give_memory_back, graph_model, resolve_providers
+from onnxplain.engine.sessions import Runtime, Session, SessionCache, give_memory_back, resolve_providers
 from onnxplain.engine.sharing import Shared
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.graph.canonize import Change, canonize
@@ -90,9 +92,14 @@ class Model:
         return self.sessions.get("plain", self._plain_session)
 
     def _plain_session(self, optimization: str | None = None, lean: bool = False) -> Session:
+        """Of the file itself; ``lean`` of what was read of it, where its large matrices would be copied else."""
         source = self._original if self.path is None else str(self.path)
-        if isinstance(source, onnx.ModelProto):
-            source = source.SerializeToString()
+        if source is None or lean:
+            model, weights = file_model(self.file)
+            shapes = self.original_graph.shapes
+            matrices = as_inputs(model, weights, shapes, self.runtime) if lean else {}
+            if source is None or matrices:
+                return Session(model, self.runtime, weights, optimization, self.label, lean=lean, filters=matrices)
         return Session(source, self.runtime, optimization=optimization, label=self.label, lean=lean)
 
     @property
@@ -170,7 +177,7 @@ class Model:
         """Of every node of the file: the plain session runs those too that no output needs."""
         ends = [tensor for tensor in self._whole.tensors.values() if tensor.producer and not tensor.consumers]
         model, _ = graph_model(self._whole, ends)
-        check_sizes(onnx.ModelProto.FromString(model), shapes, self.label)
+        check_sizes(model, shapes, self.label)
 
     def run(self, feed: Feed | np.ndarray, taps: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """The model's outputs, and intermediate tensors by name.
@@ -343,8 +350,9 @@ class Model:
         tensors = [self.graph.tensors[name] for name in key[1:]]
         outputs = [out for out in self.outputs if out.value is None]
         model, weights = graph_model(self.graph, list(dict.fromkeys([*tensors, *outputs])))
+        matrices = as_inputs(model, weights, self.graph.shapes, self.runtime)
         runtime = replace(self.runtime, threads=1) if key[0] == "trace alone" else self.runtime
-        session = Session(model, runtime, weights, label=self.label)
+        session = Session(model, runtime, weights, label=self.label, filters=matrices)
         self._checked[key] = self._compared(session.run(feed, [out.name for out in outputs]), feed, expected)
         return session
 

@@ -27,7 +27,7 @@ ORDER = (
     ("engine.namespace",),
     ("ops",),
     ("relevance",),
-    ("engine.sessions", "engine.recording", "engine.sharing", "engine.walk"),
+    ("engine.sessions", "engine.protos", "engine.matrices", "engine.recording", "engine.sharing", "engine.walk"),
     ("targets", "model"),
     ("engine",),
     ("inputs",),

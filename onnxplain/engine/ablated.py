@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 from onnx import helper
 
+from onnxplain.engine.protos import graph_model
 from onnxplain.engine.responses import Filters
-from onnxplain.engine.sessions import Session, graph_model
+from onnxplain.engine.sessions import Session
 from onnxplain.graph.layers import Tensor
 from onnxplain.model import Feed, Model
 
@@ -60,8 +60,7 @@ class Ablated:
     def _session(self) -> Session:
         graph = self.model.graph
         outputs = list(dict.fromkeys([self.target, *(out for out in graph.outputs if out.value is None)]))
-        data, weights = graph_model(graph, outputs)
-        proto = onnx.load_from_string(data)
+        proto, weights = graph_model(graph, outputs)
         renamed = {each.tensor: each.tensor + _FULL for each in self.filters}
         nodes = []
         for node in proto.graph.node:
@@ -76,4 +75,4 @@ class Ablated:
             )
             for each in self.filters
         )
-        return Session(proto.SerializeToString(), self.model.runtime, weights, label=self.model.label)
+        return Session(proto, self.model.runtime, weights, label=self.model.label)

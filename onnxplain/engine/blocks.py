@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,12 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from onnxplain.engine.filters import aligned, laid_out
+from onnxplain.engine.matrices import is_large_product
+from onnxplain.engine.protos import read_by
 
 DOMAIN = "com.microsoft.nchwc"
 ALIGNED = 4
 """Only channels that come in multiples of this can be brought into blocks."""
-_LARGE = 4_000_000
-"""Elements of a matrix that outweighs what the caches of a core hold."""
 # fmt: off
 _HARMLESS = {
     "Abs", "Add", "HardSigmoid", "Identity", "LeakyRelu", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Sum", "Tanh",
@@ -113,7 +113,7 @@ class _Layout:
     ) -> None:
         self._source, self._block, self._shapes, self._given = model, block, dict(shapes), weights
         self._small = {t.name: t for t in model.graph.initializer if t.name not in weights}
-        self._uses = collections.Counter(name for node in model.graph.node for name in _read(node))
+        self._uses = collections.Counter(name for node in model.graph.node for name in read_by(node))
         self._uses.update(out.name for out in model.graph.output)
         self._made: dict[str, onnx.NodeProto] = {}
         self._blocked: dict[str, str] = {}
@@ -143,7 +143,7 @@ class _Layout:
         for node in self._source.graph.node:
             handler = handlers.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             if handler is None or not handler(node):
-                for name in _read(node):
+                for name in read_by(node):
                     self._as_it_was(name)
                 self._append(node)
                 self._plain.update(node.output)
@@ -153,7 +153,7 @@ class _Layout:
     def model(self) -> onnx.ModelProto:
         """The graph that was made."""
         source = self._source.graph
-        used = {name for node in self._nodes.values() for name in _read(node)} | {out.name for out in source.output}
+        used = {name for node in self._nodes.values() for name in read_by(node)} | {out.name for out in source.output}
         self.weights = {name: value for name, value in self._given.items() if name in used}
         self.filters = {name: value for name, value in self.filters.items() if name in used}
         kept = [tensor for tensor in source.initializer if tensor.name in used]
@@ -259,15 +259,15 @@ class _Layout:
 
     def _product(self, node: onnx.NodeProto) -> bool:
         """Rows times a large matrix, as the convolution of one row of pixels: filters are read faster than a matrix."""
+        if not is_large_product(node, self._given, self._shapes):
+            return False
         x, w, b = [*node.input, ""][:3]
-        matrix, bias, [y] = self._value(w), self._value(b), node.output
+        matrix, bias, [y] = self._given[w], self._value(b), node.output
         attributes = _attributes(node)
         turned = attributes.pop("transB", 0)
-        if matrix is None or matrix.ndim != 2 or matrix.size < _LARGE or matrix.dtype != np.float32:
-            return False
         filters = (matrix if turned else matrix.T)[:, :, None, None]
         outputs, inputs = filters.shape[:2]
-        if len(self._shapes.get(x, ())) != 2 or inputs % ALIGNED or any(value != 1 for value in attributes.values()):
+        if inputs % ALIGNED or any(value != 1 for value in attributes.values()):
             return False
         if b and (bias is None or bias.shape != (outputs,)):
             return False
@@ -474,17 +474,6 @@ class _Layout:
 
 def _in_blocks(name: str) -> str:
     return f"onnxplain_blocks/{name}"
-
-
-def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """The tensors that a node reads, its subgraphs included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in [*([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else []), *attribute.graphs]:
-            inside = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-            inside |= {name for child in graph.node for name in child.output}
-            read = [name for child in graph.node for name in _read(child)] + [out.name for out in graph.output]
-            yield from (name for name in read if name not in inside)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

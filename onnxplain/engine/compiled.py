@@ -16,10 +16,12 @@ from onnx import helper
 from onnxplain.engine.blocks import block_size, in_blocks
 from onnxplain.engine.emitter import Emitter
 from onnxplain.engine.floored import floored
+from onnxplain.engine.matrices import as_inputs, copies_pay
 from onnxplain.engine.namespace import Array
+from onnxplain.engine.protos import initializer
 from onnxplain.engine.recorder import Sym
 from onnxplain.engine.recording import Recording
-from onnxplain.engine.sessions import BATCH, Runtime, Session, initializer
+from onnxplain.engine.sessions import BATCH, Runtime, Session
 from onnxplain.engine.upgrade import upgraded
 from onnxplain.engine.walk import walk
 from onnxplain.errors import UnsupportedError
@@ -68,11 +70,13 @@ class CompiledGraph:
 
     def session(self, runtime: Runtime, label: str, batch: int | None = None) -> Session:
         """A session of the graph; a known batch size lets the runtime's optimiser keep its blocked layouts."""
-        block = block_size() if runtime.in_blocks else 1
-        if block == 1:
-            return Session(self.model.SerializeToString(), runtime, self.weights, label=label, batch=batch)
-        model, weights, filters = in_blocks(self.model, self.weights, self.shapes, block)
-        return Session(model.SerializeToString(), runtime, weights, label=label, batch=batch, filters=filters)
+        model, weights, filters = onnx.ModelProto.FromString(self.model.SerializeToString()), self.weights, {}
+        if not copies_pay(model, weights, self.shapes, batch):
+            filters = as_inputs(model, weights, self.shapes, runtime)
+        if runtime.in_blocks and block_size() > 1:
+            model, weights, laid = in_blocks(model, weights, self.shapes, block_size())
+            filters |= laid
+        return Session(model, runtime, weights, label=label, batch=batch, filters=filters)
 
 
 class SymbolicValues:
@@ -172,7 +176,8 @@ def compile_plan(
     own = graph.opsets.get("", MIN_OPSET)
     opset = max(MIN_OPSET, own)
     layers = graph.upstream([plan.target, *outputs])
-    emitter = Emitter(blocked)
+    constants = {tensor.name: tensor.value for tensor in graph.constants if tensor.value is not None}
+    emitter = Emitter(blocked, constants)
     values = SymbolicValues(graph, emitter, *recordings)
     forward = [
         node for layer in layers for node in floored(layer, values) or upgraded(layer, values.constant, own, opset)
@@ -202,7 +207,7 @@ def compile_plan(
     }
     names = [*(t.name for t in outputs), *relevance.values(), *(n for book in columns.values() for n in book.values())]
     nodes = _needed_nodes(forward + emitter.nodes, names)
-    weights = _initializers(graph, nodes, emitter)
+    weights = _initializers(nodes, constants | emitter.weights)
     inputs = [_input_info(tensor, values) for tensor in graph.inputs]
     target_shape = [BATCH if dim == -1 else dim for dim in values.shape(plan.target)]
     inputs.append(helper.make_tensor_value_info(TARGET, onnx.TensorProto.FLOAT, target_shape))
@@ -255,10 +260,9 @@ def _needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> li
     return kept[::-1]
 
 
-def _initializers(graph: LayerGraph, nodes: Sequence[onnx.NodeProto], emitter: Emitter) -> dict[str, np.ndarray]:
+def _initializers(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     used = {name for node in nodes for name in node.input}
-    constants = {tensor.name: tensor.value for tensor in graph.constants if tensor.value is not None}
-    return {name: value for name, value in (constants | emitter.weights).items() if name in used}
+    return {name: value for name, value in constants.items() if name in used}
 
 
 def _input_info(tensor: Tensor, values: SymbolicValues) -> onnx.ValueInfoProto:

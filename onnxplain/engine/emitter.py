@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,8 +22,8 @@ _LOWEST = float(np.finfo(np.float32).min)
 class Emitter(ElementEmitter):
     """The whole namespace: products and windows stand here."""
 
-    def __init__(self, blocked: bool = True) -> None:
-        super().__init__(blocked)
+    def __init__(self, blocked: bool = True, known: Mapping[str, np.ndarray] | None = None) -> None:
+        super().__init__(blocked, known)
         self._unpooled: dict[str, tuple[Sym, Sym, Window]] = {}
 
     def mask(self, g: Array, y: Array, low: float | None = 0.0, high: float | None = None) -> Array:
@@ -40,6 +40,8 @@ class Emitter(ElementEmitter):
         shape = [*broadcast(left[:-2], right[:-2])]
         shape += [left[-2]] if len(a.shape) > 1 else []
         shape += [right[-1]] if len(b.shape) > 1 else []
+        if len(a.shape) == 2 and isinstance(b, np.ndarray) and b.ndim == 2 and b.T.flags.c_contiguous:
+            return self.emit("Gemm", [a, b.T], shape, transB=1)
         return self.emit("MatMul", [a, b], shape)
 
     def conv(self, x: Array, w: Array, window: Window, group: int = 1, b: Array | None = None) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ STEEP = 2.0**120
 """Slope that makes a clipped line a step: a power of two, so that slope * y and slope * bound are exact."""
 _KEEPS_BLOCKS = ("Add", "Mul", "Clip")
 """Ops that take what convolutions computed in blocks of channels, and leave it so."""
+_SMALL_BYTES = 64
 _ALIGNED = 4
 """The CPU provider blocks channels that come in multiples of this."""
 
@@ -82,6 +83,14 @@ def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(result))
 
 
+def _content(array: np.ndarray) -> tuple[Any, ...]:
+    """What tells constants apart: the values of a small one, the memory of a large one."""
+    if array.nbytes > _SMALL_BYTES:
+        return array.dtype.str, array.shape, array.strides, array.ctypes.data
+    array = array.astype(np.float32) if array.dtype == np.float64 else array
+    return array.dtype.str, array.shape, array.tobytes()
+
+
 class Recorder:
     """Appends nodes to ``nodes``; constants become entries of ``weights``.
 
@@ -89,6 +98,8 @@ class Recorder:
     ----------
     blocked : bool
         Whether the CPU provider runs the graph, whose convolutions work on blocks of channels.
+    known : mapping of str to numpy.ndarray, optional
+        Constants that the graph has under these names.
 
     Attributes
     ----------
@@ -98,7 +109,7 @@ class Recorder:
         Of the recorded float32 tensors.
     """
 
-    def __init__(self, blocked: bool = True) -> None:
+    def __init__(self, blocked: bool = True, known: Mapping[str, np.ndarray] | None = None) -> None:
         self.blocked = blocked
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, np.ndarray] = {}
@@ -107,7 +118,8 @@ class Recorder:
         self._kernels: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
         self._convolutions: dict[str, tuple[list[Any], dict[str, Any]]] = {}
         self._memo: dict[Any, tuple[Sym, ...]] = {}
-        self._constants: dict[int, tuple[np.ndarray, str]] = {}
+        constants = [(name, value) for name, value in (known or {}).items() if value.dtype != np.float64]
+        self._constants = {_content(value): (value, name) for name, value in constants}
         self._in_blocks: set[str] = set()
         self._terms: dict[str, tuple[Sym, Sym]] = {}
         self._quotients: dict[str, tuple[Sym, Sym]] = {}
@@ -156,13 +168,11 @@ class Recorder:
         if isinstance(value, str):
             return value
         array = np.asarray(value)
-        if array.dtype == np.float64:
-            array = array.astype(np.float32)
-        key: Any = (array.dtype.str, array.shape, array.tobytes()) if array.nbytes <= 64 else id(value)
+        key = _content(array)
         if key not in self._constants:
             name = f"onnxplain_const_{len(self._constants)}"
-            self.weights[name] = array
-            self._constants[key] = (value, name)
+            self.weights[name] = array.astype(np.float32) if array.dtype == np.float64 else array
+            self._constants[key] = (array, name)
         return self._constants[key][1]
 
     def binary(self, op_type: str, a: Any, b: Any, dtype: Any = None) -> Sym:

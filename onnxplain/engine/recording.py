@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxplain.engine.sessions import Runtime, Session, give_memory_back, graph_model
+from onnxplain.engine.matrices import as_inputs
+from onnxplain.engine.protos import graph_model
+from onnxplain.engine.sessions import Runtime, Session, give_memory_back
 from onnxplain.graph.layers import LayerGraph, Tensor
 from onnxplain.ops.pooling import miscounted
 
@@ -58,7 +60,9 @@ def record(
     model, weights = graph_model(graph, static, taps, [tensor.name + _SHAPE for tensor in flowing])
     # The optimiser puts the shapes that it infers in the place of those that the kernels make.
     optimization = "disable" if any(map(miscounted, graph.layers)) else "basic"
-    found = Session(model, runtime, weights, optimization=optimization, label=label, lean=True).run(feed)
+    matrices = as_inputs(model, weights, graph.shapes, runtime)
+    session = Session(model, runtime, weights, optimization, label, lean=True, filters=matrices)
+    found = session.run(feed)
     shapes = {tensor: tuple(int(size) for size in found[tensor.name + _SHAPE]) for tensor in flowing}
     give_memory_back()
     return Recording(shapes, {tensor: found[tensor.name] for tensor in static})

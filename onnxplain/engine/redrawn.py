@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
-from onnxplain.engine.sessions import Session, graph_model
+from onnxplain.engine.protos import graph_model
 from onnxplain.errors import UnsupportedError, UsageError
 from onnxplain.graph.layers import Layer, Tensor
 from onnxplain.graph.reader import ModelFile
@@ -28,14 +27,9 @@ class Reweighted(Model):
 
     def __init__(self, model: Model, weights: Mapping[str, np.ndarray]) -> None:
         constants = {tensor.name: tensor.value for tensor in model.graph.constants if tensor.value is not None}
-        data, _ = graph_model(model.graph, model.outputs)
-        proto = onnx.load_from_string(data)
+        proto, _ = graph_model(model.graph, model.outputs)
         del proto.graph.initializer[:]
         super().__init__(ModelFile(proto, {**constants, **weights}), None, model.runtime)
-
-    def _plain_session(self, optimization: str | None = None, lean: bool = False) -> Session:
-        data, weights = graph_model(self.graph, self.outputs)
-        return Session(data, self.runtime, weights, optimization, self.label, lean=lean)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxplain.engine.protos import graph_model
 from onnxplain.engine.recording import Recording
-from onnxplain.engine.sessions import Session, graph_model
+from onnxplain.engine.sessions import Session
 from onnxplain.engine.walk import walk
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.graph.layers import Layer, Tensor

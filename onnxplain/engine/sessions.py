@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
@@ -19,14 +18,12 @@ from onnx import helper
 
 from onnxplain.errors import FailureError, UnsupportedError, UsageError
 from onnxplain.files import captured_stderr
-from onnxplain.graph.layers import LayerGraph, Tensor
 
 T = TypeVar("T")
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 BATCH = "batch"
 """The symbol of the batch axis in graphs that onnxplain emits."""
-_INLINE_BYTES = 1024
 _BROKEN = ["QDQS8ToU8Transformer"]
 """Turns int8 into uint8 but leaves the attribute output_dtype of opset 21 as it is, so that a graph does not load."""
 _LEVELS = {
@@ -159,8 +156,8 @@ class Session:
 
     Parameters
     ----------
-    model : bytes or str
-        Serialised graph, or a path.
+    model : onnx.ModelProto, bytes or str
+        A graph, serialised or not, or a path.
     runtime : Runtime
     weights : mapping of str to numpy.ndarray
         Values of the initializers that the graph declares as external; not copied into the protobuf.
@@ -174,7 +171,7 @@ class Session:
 
     def __init__(
         self,
-        model: bytes | str,
+        model: onnx.ModelProto | bytes | str,
         runtime: Runtime,
         weights: Mapping[str, np.ndarray] | None = None,
         optimization: str | None = None,
@@ -195,7 +192,7 @@ class Session:
             options.add_external_initializers(list(weights), values)
         try:
             self._session = ort.InferenceSession(
-                model,
+                model.SerializeToString() if isinstance(model, onnx.ModelProto) else model,
                 options,
                 runtime.provider_list(),
                 enable_fallback=0,
@@ -207,10 +204,9 @@ class Session:
         self.label = label
         self.outputs: tuple[str, ...] = tuple(out.name for out in self._session.get_outputs())
         arguments = [*self._session.get_inputs(), *self._session.get_outputs()]
-        self._bindable = all(a.type.startswith("tensor(") and a.type != "tensor(string)" for a in arguments)
-        self._on_gpu = runtime.on_gpu
+        bindable = all(a.type.startswith("tensor(") and a.type != "tensor(string)" for a in arguments)
+        self._bound_to = "cuda" if runtime.on_gpu and bindable else None
         self._filters = dict(filters or {})
-        self._idle: list[ort.IOBinding] = []
 
     @property
     def providers(self) -> list[str]:
@@ -222,36 +218,25 @@ class Session:
         wanted = list(names) if names is not None else list(self.outputs)
         arrays = {name: np.asarray(value) for name, value in feed.items()}
         try:
-            if self._bindable and (self._filters or self._on_gpu):
-                values = self.run_bound("cuda" if self._on_gpu else "cpu", arrays, wanted)
-            else:
+            if self._bound_to is None:
                 values = self._session.run(wanted, {**self._filters, **arrays})
+            else:
+                values = self.run_bound(self._bound_to, arrays, wanted)
         except Exception as error:
             raise FailureError(f"{self.label} failed while running: {_first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))
 
     def run_bound(self, device: str, feed: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         """The outputs ``names``; inputs and outputs lie in the memory of ``device``, results are copied at the end."""
-        binding = self._binding()
-        whole = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in feed.items()}
+        binding = self._session.io_binding()
+        given = {**self._filters, **feed}
+        whole = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in given.items()}
         for name, value in whole.items():  # which a binding does not keep alive
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device))
         for name in names:
             binding.bind_output(name, device)
         self._session.run_with_iobinding(binding)
-        values = list(binding.copy_outputs_to_cpu())
-        binding.clear_binding_outputs()
-        self._idle.append(binding)
-        return values
-
-    def _binding(self) -> ort.IOBinding:
-        """One for each run that goes on at a time; what is the same in every run is bound once."""
-        with contextlib.suppress(IndexError):
-            return self._idle.pop()
-        binding = self._session.io_binding()
-        for name, value in self._filters.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
-        return binding
+        return list(binding.copy_outputs_to_cpu())
 
 
 def give_memory_back() -> None:
@@ -271,70 +256,6 @@ def _session_error(error: Exception, label: str) -> Exception:
     if any(mark in text for mark in unsupported):
         return UnsupportedError(f"{label} cannot be run by onnxruntime {ort.__version__}: {text}")
     return FailureError(f"{label} cannot be loaded by onnxruntime: {text}")
-
-
-def graph_model(
-    graph: LayerGraph,
-    outputs: Sequence[Tensor],
-    extra: Sequence[onnx.NodeProto] = (),
-    extra_outputs: Sequence[str] = (),
-    given: Sequence[Tensor] = (),
-) -> tuple[bytes, dict[str, np.ndarray]]:
-    """Serialise the part of ``graph`` that ``outputs`` need, weights declared but not included.
-
-    Tensors of ``given`` become inputs, and what they are computed by is left out.
-
-    Returns
-    -------
-    bytes
-        The ModelProto, large initializers marked as external.
-    dict of str to numpy.ndarray
-        Their values, for :class:`Session`.
-    """
-    read = [graph.tensors[name] for node in extra for name in node.input if name in graph.tensors]
-    layers = graph.upstream([*outputs, *read], given)
-    used = {tensor for layer in layers for tensor in graph.read_by(layer)}
-    used |= set(outputs)
-    weights: dict[str, np.ndarray] = {}
-    initializers = [
-        initializer(tensor.name, tensor.value, weights)
-        for tensor in graph.constants
-        if tensor in used and tensor.value is not None
-    ]
-    proto = helper.make_graph(
-        [layer.node for layer in layers] + list(extra),
-        "onnxplain",
-        [*(_value_info(tensor) for tensor in graph.inputs), *(_value_info(tensor, free=True) for tensor in given)],
-        [
-            helper.make_empty_tensor_value_info(name)
-            for name in dict.fromkeys([*(t.name for t in outputs), *extra_outputs])
-        ],
-        initializers,
-    )
-    imports = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
-    model = helper.make_model(proto, opset_imports=imports, ir_version=10)
-    return model.SerializeToString(), weights
-
-
-def initializer(name: str, value: np.ndarray, weights: dict[str, np.ndarray]) -> onnx.TensorProto:
-    """A TensorProto for ``value``: inline where small, else declared external and entered in ``weights``."""
-    if value.nbytes <= _INLINE_BYTES or value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
-        return onnx.numpy_helper.from_array(value, name)
-    tensor = onnx.TensorProto(name=name, dims=value.shape, data_type=helper.np_dtype_to_tensor_dtype(value.dtype))
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="in-memory")
-    tensor.external_data.add(key="length", value=str(value.nbytes))
-    weights[name] = value
-    return tensor
-
-
-def _value_info(tensor: Tensor, free: bool = False) -> onnx.ValueInfoProto:
-    """The declaration of an input, its shape left ``free``."""
-    if tensor.dtype is None:
-        raise UnsupportedError(f"input {tensor.name!r} is no tensor; only tensor inputs are supported")
-    return helper.make_tensor_value_info(
-        tensor.name, helper.np_dtype_to_tensor_dtype(tensor.dtype), None if free else tensor.shape
-    )
 
 
 class SessionCache:

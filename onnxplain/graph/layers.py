@@ -155,6 +155,11 @@ class LayerGraph:
         """The constant tensors."""
         return (tensor for tensor in self.tensors.values() if tensor.value is not None)
 
+    @property
+    def shapes(self) -> dict[str, tuple[Dim, ...]]:
+        """The shapes that are declared, by the names of tensors."""
+        return {name: tensor.shape for name, tensor in self.tensors.items() if tensor.shape is not None}
+
     def downstream(self, sources: Iterable[Tensor]) -> set[Tensor]:
         """Every tensor that a value of ``sources`` flows into, differentiable or not, sources included."""
         reached = set(sources)
