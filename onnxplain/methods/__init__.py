@@ -65,8 +65,9 @@ def explain(
         Of the methods that draw random numbers; part of every call, so that calls are alike, and the others give the
         same whatever it is.
     at : str or sequence of str
-        Internal tensors whose relevance is wanted too. A model of indices (words, bytes) has relevance there only, at
-        the first floating tensor behind its input.
+        Internal tensors whose relevance is wanted too: of input-x-gradient the gradient times their value, of
+        integrated-gradients their conductance. A model of indices (words, bytes) has relevance there only, at the
+        first floating tensor behind its input.
     labels : sequence of str, optional
         Class names, for targets by label and for reports.
     keep_softmax : bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +11,11 @@ from onnxplain.checks import check_count, check_number
 from onnxplain.engine.run import Result
 from onnxplain.errors import UsageError
 from onnxplain.explanation import Explanation
+from onnxplain.graph.layers import Tensor
 from onnxplain.methods.job import GRADIENT, Job
 from onnxplain.model import Feed
 from onnxplain.relevance.books import RuleBook, load_rule_book
+from onnxplain.relevance.plan import Plan
 from onnxplain.relevance.unweighted import Unstrided
 
 POOLS = ("MaxPool", "AveragePool")
@@ -26,9 +28,15 @@ def gradient(job: Job) -> Explanation:
 
 
 def input_x_gradient(job: Job) -> Explanation:
-    """The gradient times the input."""
-    e = gradient(job)
-    e.relevance = {name: value * job.feed[name].astype(value.dtype) for name, value in e.relevance.items()}
+    """The gradient times the input, of a tensor inside the model times its value."""
+    plan = job.plan(GRADIENT)
+    result = job.run(plan, taps=_inner(job, plan))
+    e = _without_ledger(job.explanation(plan, result))
+    values = _values(job.feed, result)
+    e.relevance, e.at = (
+        {name: value * values[name].astype(value.dtype) for name, value in found.items()}
+        for found in (e.relevance, e.at)
+    )
     return e
 
 
@@ -97,6 +105,7 @@ def smoothgrad(job: Job, noise: float = 0.1, count: int = 20) -> Explanation:
     """
     check_number("noise", noise, zero=True)
     check_count("count", count)
+    _check_floating(job)
     sigma = {name: noise * _range(value) for name, value in job.feed.items()}
 
     def copies(index: int) -> dict[str, np.ndarray]:
@@ -109,8 +118,7 @@ def smoothgrad(job: Job, noise: float = 0.1, count: int = 20) -> Explanation:
         }
 
     mean = _MeanGradient(job, count)
-    mean.explanation.relevance = mean.over((copies(index), 1 / count) for index in range(count))
-    return mean.explanation
+    return mean.explained(mean.over((copies(index), 1 / count) for index in range(count)))
 
 
 def integrated_gradients(job: Job, baseline: float | np.ndarray = 0.0, steps: int = 32) -> Explanation:
@@ -124,8 +132,14 @@ def integrated_gradients(job: Job, baseline: float | np.ndarray = 0.0, steps: in
     steps : int
         Quadrature points. ``extras["completeness_gap"]`` holds, per sample, the sum of the attributions minus
         f(input) - f(baseline).
+
+    Notes
+    -----
+    Tensors inside the model get their conductance (Dhamdhere et al. 2019): the gradient integrated over the values
+    that the tensor takes on the way, by trapezoids.
     """
     check_count("steps", steps)
+    _check_floating(job)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     base = {n: _filled(v, baseline) if v.dtype.kind == "f" else v for n, v in job.feed.items()}
 
@@ -136,15 +150,23 @@ def integrated_gradients(job: Job, baseline: float | np.ndarray = 0.0, steps: in
             for n, v in job.feed.items()
         }
 
-    mean = _MeanGradient(job, steps + 1)
-    means = mean.over((point(index), weights[index] / 2) for index in range(steps))
-    e = mean.explanation
-    e.relevance = {n: value * (job.feed[n] - base[n]).astype(value.dtype) for n, value in means.items()}
+    mean = _MeanGradient(job, steps + 1, inner=True)
     start = mean.run(base)
+    conductance = _Conductance(base, start)
+    means = mean.over(((point(index), weights[index] / 2) for index in range(steps)), conductance.move)
+    conductance.move(job.feed, mean.clean)
+    moved = {n: value * (job.feed[n] - base[n]).astype(value.dtype) for n, value in means.items() if n in job.feed}
+    e = mean.explained({n: value.astype(job.work.dtype) for n, value in conductance.total.items()} | moved)
     rise = np.array([a.value - b.value for a, b in zip(e.target, start.chosen, strict=True)])
     total = np.sum([v.reshape(len(v), -1).sum(axis=1, dtype=np.float64) for v in e.relevance.values()], axis=0)
     e.extras["completeness_gap"] = total - rise
     return e
+
+
+def _check_floating(job: Job) -> None:
+    if not any(value.dtype.kind == "f" for value in job.feed.values()):
+        types = ", ".join(f"{name!r} is {value.dtype}" for name, value in job.feed.items())
+        raise UsageError(f"method {job.method!r} moves floating inputs, and here {types}; method 'gradient' moves none")
 
 
 def _filled(value: np.ndarray, baseline: float | np.ndarray) -> np.ndarray:
@@ -160,34 +182,82 @@ def _filled(value: np.ndarray, baseline: float | np.ndarray) -> np.ndarray:
 
 
 class _MeanGradient:
-    """Gradients at many points for the target that the clean input has.
+    """Gradients at many points for the target that the clean input has; of ``inner`` tensors the values, too.
 
     Attributes
     ----------
-    explanation : Explanation
+    clean : Result
         The gradient at the clean input.
     """
 
-    def __init__(self, job: Job, points: int) -> None:
+    def __init__(self, job: Job, points: int, inner: bool = False) -> None:
         self.job = job
         self.plan = job.plan(GRADIENT)
         self.points = points
-        clean = job.run(self.plan, repeats=points)
-        self.explanation = _without_ledger(job.explanation(self.plan, clean))
-        self._target = replace(job.target, spec=clean.weights)
+        self._taps = _inner(job, self.plan) if inner else ()
+        self.clean = job.run(self.plan, repeats=points, taps=self._taps)
+        self._explanation = _without_ledger(job.explanation(self.plan, self.clean))
+        self._target = replace(job.target, spec=self.clean.weights)
 
     def run(self, feed: Feed) -> Result:
         """The gradient at one point, for the clean input's target."""
-        return self.job.run(self.plan, feed, self._target, repeats=self.points)
+        return self.job.run(self.plan, feed, self._target, repeats=self.points, taps=self._taps)
 
-    def over(self, points: Iterable[tuple[Feed, float]]) -> dict[str, np.ndarray]:
-        """The weighted sum of the gradients at ``points``, summed in float64."""
-        sums = {name: np.zeros(value.shape, np.float64) for name, value in self.explanation.relevance.items()}
+    def over(
+        self, points: Iterable[tuple[Feed, float]], seen: Callable[[Feed, Result], None] = lambda feed, result: None
+    ) -> dict[str, np.ndarray]:
+        """The weighted sum of the gradients at ``points``, summed in float64; ``seen`` is given each of them."""
+        e = self._explanation
+        sums = {name: np.zeros(value.shape, np.float64) for name, value in (e.relevance | e.at).items()}
         for feed, weight in points:
-            for tensor, value in self.run(feed).relevance.items():
-                if tensor.name in sums:
-                    sums[tensor.name] += weight * value
+            result = self.run(feed)
+            seen(feed, result)
+            for tensor, value in result.relevance.items():
+                sums[tensor.name] += weight * value
         return {name: value.astype(self.job.work.dtype) for name, value in sums.items()}
+
+    def explained(self, found: Feed) -> Explanation:
+        """The explanation of the clean input with what was ``found`` for inputs and inner tensors."""
+        e = self._explanation
+        e.relevance, e.at = ({name: found[name] for name in names} for names in (e.relevance, e.at))
+        return e
+
+
+class _Conductance:
+    """The gradient of inner tensors times the change of their values, from one point of a way to the next.
+
+    Attributes
+    ----------
+    total : dict of str to numpy.ndarray
+        By trapezoids, in float64.
+    """
+
+    def __init__(self, feed: Feed, result: Result) -> None:
+        self._last = self._place(feed, result)
+        self.total = {name: np.zeros(gradient.shape) for name, (gradient, _) in self._last.items()}
+
+    def move(self, feed: Feed, result: Result) -> None:
+        """To the next point."""
+        here = self._place(feed, result)
+        for name, (gradient, value) in here.items():
+            before, start = self._last[name]
+            self.total[name] += (before + gradient) / 2 * (value - start)
+        self._last = here
+
+    @staticmethod
+    def _place(feed: Feed, result: Result) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        gradients = {t.name: g.astype(np.float64) for t, g in result.relevance.items() if t in result.values}
+        return {name: (gradient, _values(feed, result)[name]) for name, gradient in gradients.items()}
+
+
+def _inner(job: Job, plan: Plan) -> tuple[Tensor, ...]:
+    """The tensors inside the model that the job asks for and that ``plan`` reaches."""
+    reached = {plan.target, *(tensor for layer in plan.path for tensor in layer.inputs)}
+    return tuple(tensor for tensor in job.work.keep if tensor in reached and tensor.name not in job.feed)
+
+
+def _values(feed: Feed, result: Result) -> Feed:
+    return {**feed, **{tensor.name: value for tensor, value in result.values.items()}}
 
 
 def _without_ledger(e: Explanation) -> Explanation:

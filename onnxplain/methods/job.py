@@ -106,9 +106,16 @@ class Job:
         notes = [f"{folded} batch normalizations folded into the layer before them"] if folded else []
         return (*self.target.notes, *notes)
 
-    def run(self, plan: Plan, feed: Feed | None = None, target: Target | None = None, repeats: int = 1) -> Result:
+    def run(
+        self,
+        plan: Plan,
+        feed: Feed | None = None,
+        target: Target | None = None,
+        repeats: int = 1,
+        taps: tuple[Tensor, ...] = (),
+    ) -> Result:
         """Carry a plan out on the job's feed, or on another one."""
-        work = replace(self.work, repeats=repeats)
+        work = replace(self.work, repeats=repeats, taps=taps)
         return run_plan(self.model, plan, target or self.target, self.feed if feed is None else feed, work)
 
     def parts(self, plan: Plan, **settings: Any) -> Iterator[tuple[Feed, Result]]:

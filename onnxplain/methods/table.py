@@ -105,9 +105,9 @@ def _interpreted(job: Job, options: Mapping[str, Any]) -> Plan:
 METHODS: dict[str, Method] = {
     "lrp": Method(lrp, lambda job, options: job.plan(options=options), rules="epsilon-plus-flat", inner=True),
     "gradient": Method(gradient, _gradient, inner=True),
-    "input-x-gradient": Method(input_x_gradient, _gradient),
-    "smoothgrad": Method(smoothgrad, _gradient),
-    "integrated-gradients": Method(integrated_gradients, _gradient),
+    "input-x-gradient": Method(input_x_gradient, _gradient, inner=True),
+    "smoothgrad": Method(smoothgrad, _gradient, inner=True),
+    "integrated-gradients": Method(integrated_gradients, _gradient, inner=True),
     "guided-backprop": Method(guided_backprop, _signals("guided-backprop"), inner=True),
     "deconvnet": Method(deconvnet, _signals("deconvnet"), inner=True),
     "fixations": Method(fixations, "it follows points back instead of relevance", backward=False, inner=True),

@@ -19,7 +19,10 @@ FORWARD = {"fixations", "score-cam", "rise", "occlusion", "ablation-cam"}
 """What carries no signal back by rules."""
 LAYERED = {"sise", "ada-sise", "grad-cam", "grad-cam++", "hires-cam", "layer-cam", "xgrad-cam"}
 """What goes back to layers that the input settles."""
-INNER = {"lrp", "gradient", "guided-backprop", "deconvnet", "fixations", "salient-relevance", "fullgrad"}
+INNER = {
+    "lrp", "gradient", "input-x-gradient", "smoothgrad", "integrated-gradients", "guided-backprop", "deconvnet",
+    "fixations", "salient-relevance", "fullgrad",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

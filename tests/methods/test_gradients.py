@@ -1,0 +1,86 @@
+"""The gradient family at tensors inside the model."""
+
+from __future__ import annotations
+
+import nets
+import numpy as np
+import pytest
+
+import onnxplain
+from onnxplain.errors import UsageError
+
+RNG = np.random.default_rng(5)
+X = RNG.standard_normal((3, 2, 6, 6)).astype(np.float32)
+ENGINES = ("host", "compiled")
+TARGET = [0, 2, 1]
+
+
+@pytest.fixture(scope="module")
+def model() -> onnxplain.Model:
+    """Curved up to "h" (a Tanh), linear from there on; "c" lies in front of the bend."""
+    nodes = [
+        nets.node("Conv", ["x", "v"], "c", pads=[1] * 4),
+        nets.node("Tanh", ["c"], "h"),
+        nets.node("Flatten", ["h"], "f"),
+        nets.node("Gemm", ["f", "m"], "y"),
+    ]
+    constants = {"v": RNG.standard_normal((4, 2, 3, 3)) / 3, "m": RNG.standard_normal((4 * 6 * 6, 3))}
+    return onnxplain.load(nets.model(nodes, {"x": ["N", 2, 6, 6]}, constants=constants), threads=1)
+
+
+def weights(model: onnxplain.Model) -> np.ndarray:
+    """The gradient of the targets in "h"."""
+    matrix = model.tensor("m").value
+    assert matrix is not None
+    return matrix[:, TARGET].T.reshape(3, 4, 6, 6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_input_times_gradient_inside(model: onnxplain.Model, engine: str) -> None:
+    """The value of the tensor times its gradient; at the input what is given there anyway."""
+    e = onnxplain.explain(model, X, "input-x-gradient", TARGET, engine=engine, at=["h", "c", "x"])
+    values = model.run(X, ["h", "c"])
+    np.testing.assert_allclose(e.at["h"], values["h"] * weights(model), rtol=1e-5, atol=1e-6)
+    slope = weights(model) * (1 - values["h"] ** 2)
+    np.testing.assert_allclose(e.at["c"], values["c"] * slope, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(e.at["x"], e.relevance["x"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_smoothgrad_inside(model: onnxplain.Model, engine: str) -> None:
+    """The mean of gradients: constant where the model is linear, else that of the noisy copies."""
+    e = onnxplain.explain(model, X, "smoothgrad", TARGET, engine=engine, at=["h", "c", "x"], count=3, noise=0.5, seed=7)
+    np.testing.assert_allclose(e.at["h"], weights(model), rtol=1e-5)
+    spread = 0.5 * (X.max(axis=(1, 2, 3), keepdims=True) - X.min(axis=(1, 2, 3), keepdims=True))
+    copies = [X + spread * np.random.default_rng([7, i]).standard_normal(X.shape[1:]) for i in range(3)]
+    slopes = [1 - model.run(copy.astype(np.float32), ["h"])["h"] ** 2 for copy in copies]
+    np.testing.assert_allclose(e.at["c"], weights(model) * np.mean(slopes, axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(e.at["x"], e.relevance["x"])
+
+
+@pytest.mark.parametrize(("engine", "dtype"), [("host", "float32"), ("host", "float64"), ("compiled", "float32")])
+def test_integrated_gradients_inside(model: onnxplain.Model, engine: str, dtype: str) -> None:
+    """Exact where the model is linear in the tensor, complete at every cut, and equal to the input's at the input."""
+    how = {"engine": engine, "dtype": dtype, "at": ["h", "c", "x"], "baseline": 0.25}
+    start = np.full_like(X, 0.25)
+    rise = [(model.run(X)["y"] - model.run(start)["y"])[i, target] for i, target in enumerate(TARGET)]
+    gaps = {}
+    for steps in (8, 64):
+        e = onnxplain.explain(model, X, "integrated-gradients", TARGET, steps=steps, **how)
+        moved = model.run(X, ["h"])["h"] - model.run(start, ["h"])["h"]
+        np.testing.assert_allclose(e.at["h"], moved * weights(model), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(e.at["x"], e.relevance["x"])
+        assert e.at["c"].dtype == e.relevance["x"].dtype == dtype
+        gaps[steps] = np.abs(e.at["c"].sum(axis=(1, 2, 3)) - rise).max()
+    assert gaps[64] < 0.05 * gaps[8]
+    assert gaps[64] < 2e-3 * np.abs(rise).max()
+
+
+@pytest.mark.parametrize("method", ["smoothgrad", "integrated-gradients"])
+def test_indices_cannot_be_moved(method: str) -> None:
+    """Neither noise nor a way leads from one index to another."""
+    nodes = [nets.node("Gather", ["words", "i"], "e"), nets.node("ReduceSum", ["e", "axes"], "y", keepdims=0)]
+    words = RNG.standard_normal((5, 3)).astype(np.float32)
+    net = nets.model(nodes, {"i": ["N", 2]}, constants={"words": words, "axes": np.array([1, 2])}, dtype=np.int64)
+    with pytest.raises(UsageError, match=rf"'{method}' moves floating inputs, and here 'i' is int64"):
+        onnxplain.explain(net, np.array([[1, 2]]), method, at=["e"])
