@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from onnxplain.engine.compiled import PREDICTED, TARGET
+from onnxplain.engine.compiled import PREDICTED, RELEVANCE, TARGET
 from onnxplain.engine.run import Work, compiled_graph, run_plan
 from onnxplain.errors import FailureError, UsageError
 from onnxplain.files import atomic_file
@@ -64,6 +64,7 @@ def export(
         raise FailureError(f"the exported graph would hold {size / 2**30:.1f} GiB, more than one protobuf file can")
     proto = _embedded(compiled.model, compiled.weights)
     _fix_target(proto)
+    _declare_outputs(proto, model)
     _check(proto, model, job, plan, feed)
     with atomic_file(Path(path)) as file:
         file.write_bytes(proto.SerializeToString())
@@ -107,12 +108,25 @@ def _fix_target(proto: onnx.ModelProto) -> None:
     entry.key, entry.value = "onnxplain", "relevance outputs explain the predicted class"
 
 
+def _declare_outputs(proto: onnx.ModelProto, model: Model) -> None:
+    """State the types of the outputs, without which the file is no valid ONNX."""
+    inputs = {RELEVANCE + value.name: value for value in proto.graph.input}
+    for out in proto.graph.output:
+        if out.name in inputs:
+            out.type.CopyFrom(inputs[out.name].type)
+            out.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        else:
+            tensor = model.graph.tensors[out.name]
+            elem_type = helper.np_dtype_to_tensor_dtype(tensor.dtype or np.dtype(np.float32))
+            out.CopyFrom(helper.make_tensor_value_info(out.name, elem_type, tensor.shape))
+
+
 def _check(proto: onnx.ModelProto, model: Model, job: Any, plan: Any, feed: dict[str, np.ndarray]) -> None:
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     found = dict(zip([out.name for out in session.get_outputs()], session.run(None, feed), strict=True))
     result = run_plan(model, plan, job.target, feed, Work(engine="host"))
     for tensor, expected in result.relevance.items():
-        value = found[f"relevance/{tensor.name}"]
+        value = found[RELEVANCE + tensor.name]
         scale = float(np.abs(expected).max()) or 1.0
         if not float(np.abs(value - expected).max()) <= 2e-2 * scale:
             raise FailureError(

@@ -263,11 +263,11 @@ class _Layout:
             return False
         x, w, b = [*node.input, ""][:3]
         matrix, bias, [y] = self._given[w], self._value(b), node.output
-        attributes = _attributes(node)
-        turned = attributes.pop("transB", 0)
+        attributes = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0} | _attributes(node)
+        turned = attributes["transB"]
         filters = (matrix if turned else matrix.T)[:, :, None, None]
         outputs, inputs = filters.shape[:2]
-        if inputs % ALIGNED or any(value != 1 for value in attributes.values()):
+        if inputs % ALIGNED or attributes["transA"] or not attributes["alpha"] == attributes["beta"] == 1:
             return False
         if b and (bias is None or bias.shape != (outputs,)):
             return False

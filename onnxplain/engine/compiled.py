@@ -18,7 +18,7 @@ from onnxplain.engine.emitter import Emitter
 from onnxplain.engine.floored import floored
 from onnxplain.engine.matrices import as_inputs, copies_pay
 from onnxplain.engine.namespace import Array
-from onnxplain.engine.protos import initializer
+from onnxplain.engine.protos import initializer, read_by
 from onnxplain.engine.recorder import Sym
 from onnxplain.engine.recording import Recording
 from onnxplain.engine.sessions import BATCH, Runtime, Session
@@ -35,6 +35,7 @@ TARGET = "onnxplain_target"
 PREDICTED = "onnxplain_predicted"
 RELEVANCE = "relevance/"
 LEDGER = "ledger/"
+_OWN = ("onnxplain_", RELEVANCE, LEDGER)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def compile_plan(
     own = graph.opsets.get("", MIN_OPSET)
     opset = max(MIN_OPSET, own)
     layers = graph.upstream([plan.target, *outputs])
-    constants = {tensor.name: tensor.value for tensor in graph.constants if tensor.value is not None}
+    constants = _constants(graph, layers)
     emitter = Emitter(blocked, constants)
     values = SymbolicValues(graph, emitter, *recordings)
     forward = [
@@ -223,6 +224,18 @@ def compile_plan(
     return CompiledGraph(model, external, relevance, columns, values.shape(plan.target), shapes)
 
 
+def _constants(graph: LayerGraph, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
+    """The constants that ``layers`` read, none of their tensors under a name that a compiled graph gives."""
+    read = {tensor.name: tensor for layer in layers for tensor in graph.read_by(layer)}
+    made = {tensor.name: tensor for layer in layers for tensor in layer.outputs if tensor is not None}
+    for name in read | made:
+        if name.startswith(_OWN):
+            raise UnsupportedError(
+                f"a compiled graph has names like {name!r} for itself; engine='host' explains this one"
+            )
+    return {name: tensor.value for name, tensor in read.items() if tensor.value is not None}
+
+
 def _sums(emitter: Emitter, values: Sequence[Sym]) -> Sym:
     """The sum of each sample over all values; one number where their first axes differ and so are not the samples."""
     sums: list[Sym] = [emitter.sum_samples(value) for value in values]
@@ -256,12 +269,12 @@ def _needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> li
     for node in reversed(nodes):
         if any(name in wanted for name in node.output):
             kept.append(node)
-            wanted.update(node.input)
+            wanted.update(read_by(node))
     return kept[::-1]
 
 
 def _initializers(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in read_by(node)}
     return {name: value for name, value in constants.items() if name in used}
 
 

@@ -23,12 +23,17 @@ onnxruntime then packs them anew in every run, a sixth of the time at most.
 Shapes = Mapping[str, Sequence[object]]
 
 
+def is_large(weight: np.ndarray) -> bool:
+    """Whether a weight is a matrix that is worth a thought."""
+    return weight.ndim == 2 and weight.size >= LARGE and weight.dtype == np.float32
+
+
 def is_large_product(node: onnx.NodeProto, weights: Mapping[str, np.ndarray], shapes: Shapes) -> bool:
     """Whether a node multiplies rows by a large matrix."""
     if node.op_type not in ("Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
         return False
     matrix = weights.get(node.input[1])
-    if matrix is None or matrix.ndim != 2 or matrix.size < LARGE or matrix.dtype != np.float32:
+    if matrix is None or not is_large(matrix):
         return False
     return node.op_type == "Gemm" or len(shapes.get(node.input[0], ())) == 2
 

@@ -165,7 +165,8 @@ def _choose(
         try:
             batch = _session_batch(model, work, min(count, size), size)
             alone = passes > 1 and count > size
-            _compiled(model, plan, work, target, feed, _key(model, plan, work, target, feed, batch, alone))
+            part = {name: value[:size] for name, value in feed.items()} if count > size else feed
+            _compiled(model, plan, work, target, part, _key(model, plan, work, target, part, batch, alone))
         except UnsupportedError as error:
             return "host", (f"engine host: {error}",)
         return "compiled", (

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxplain.checks import check_count, check_number
 from onnxplain.engine.run import Result
-from onnxplain.errors import UsageError
+from onnxplain.errors import FailureError, UsageError
 from onnxplain.explanation import Explanation
 from onnxplain.graph.layers import Tensor
 from onnxplain.methods.job import GRADIENT, Job
@@ -34,7 +34,7 @@ def input_x_gradient(job: Job) -> Explanation:
     e = _without_ledger(job.explanation(plan, result))
     values = _values(job.feed, result)
     e.relevance, e.at = (
-        {name: value * values[name].astype(value.dtype) for name, value in found.items()}
+        {name: _product(value, values[name].astype(value.dtype)) for name, value in found.items()}
         for found in (e.relevance, e.at)
     )
     return e
@@ -164,8 +164,9 @@ def integrated_gradients(job: Job, baseline: float | np.ndarray = 0.0, steps: in
 
 
 def _check_floating(job: Job) -> None:
-    if not any(value.dtype.kind == "f" for value in job.feed.values()):
-        types = ", ".join(f"{name!r} is {value.dtype}" for name, value in job.feed.items())
+    sources = job.plan(GRADIENT).sources
+    if not any(job.feed[tensor.name].dtype.kind == "f" for tensor in sources):
+        types = ", ".join(f"{tensor.name!r} is {tensor.dtype}" for tensor in sources)
         raise UsageError(f"method {job.method!r} moves floating inputs, and here {types}; method 'gradient' moves none")
 
 
@@ -241,13 +242,27 @@ class _Conductance:
         here = self._place(feed, result)
         for name, (gradient, value) in here.items():
             before, start = self._last[name]
-            self.total[name] += (before + gradient) / 2 * (value - start)
+            with np.errstate(invalid="ignore"):  # between infinite values
+                change = np.where(value == start, 0.0, value - start)
+            self.total[name] += _product((before + gradient) / 2, change)
         self._last = here
 
     @staticmethod
     def _place(feed: Feed, result: Result) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        gradients = {t.name: g.astype(np.float64) for t, g in result.relevance.items() if t in result.values}
-        return {name: (gradient, _values(feed, result)[name]) for name, gradient in gradients.items()}
+        values = _values(feed, result)
+        return {
+            tensor.name: (gradient.astype(np.float64), values[tensor.name].astype(np.float64))
+            for tensor, gradient in result.relevance.items()
+            if tensor in result.values
+        }
+
+
+def _product(gradient: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Gradient times value, 0 where the gradient is: values may be infinite there, such as scores behind a mask."""
+    product: np.ndarray = np.multiply(gradient, value, out=np.zeros_like(gradient), where=gradient != 0)
+    if not np.isfinite(product).all():
+        raise FailureError("a gradient times an infinite value inside the model is no finite relevance")
+    return product
 
 
 def _inner(job: Job, plan: Plan) -> tuple[Tensor, ...]:

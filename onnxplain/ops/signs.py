@@ -8,7 +8,8 @@ from onnxplain.ops.base import find
 
 def nonnegative_tensors(graph: LayerGraph) -> set[Tensor]:
     """Tensors known not to be negative from the ops that make them."""
-    known = {t for t in graph.constants if t.value is not None and t.value.size and bool((t.value >= 0).all())}
+    numbers = (t for t in graph.constants if t.value is not None and t.value.size and t.value.dtype.kind not in "OSUc")
+    known = {t for t in numbers if t.value is not None and bool((t.value >= 0).all())}
     for layer in graph.layers:
         op = find(layer)
         if op is None:

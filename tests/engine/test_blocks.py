@@ -413,6 +413,15 @@ def test_products_with_large_matrices(monkeypatch, settings, blocked, batch):
 
 
 @needs_blocks
+def test_columns_stay_columns(monkeypatch):
+    """A matrix that meets the columns of x, not its rows, is no filter."""
+    monkeypatch.setattr(matrices, "LARGE", 36)
+    w = rng.standard_normal((4, 12)).astype(np.float32)
+    parts = [node("Flatten", ["x"], "flat"), node("Gemm", ["flat", "w"], "y", {"w": w}, transA=1)]
+    assert compared(parts, batch=4, channels=16, size=2)["Conv"] == 0
+
+
+@needs_blocks
 def test_a_matrix_that_is_read_both_ways(monkeypatch):
     """Forward and back: two filters, and the matrix is taken."""
     monkeypatch.setattr(matrices, "LARGE", 64 * 64)

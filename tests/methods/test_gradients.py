@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import nets
 import numpy as np
+import onnx
 import pytest
 
 import onnxplain
@@ -84,3 +85,54 @@ def test_indices_cannot_be_moved(method: str) -> None:
     net = nets.model(nodes, {"i": ["N", 2]}, constants={"words": words, "axes": np.array([1, 2])}, dtype=np.int64)
     with pytest.raises(UsageError, match=rf"'{method}' moves floating inputs, and here 'i' is int64"):
         onnxplain.explain(net, np.array([[1, 2]]), method, at=["e"])
+
+
+def test_a_float_that_nothing_is_made_of_does_not_count() -> None:
+    """It moves, but not what is explained."""
+    nodes = [
+        nets.node("Gather", ["words", "i"], "e"),
+        nets.node("ReduceSum", ["e"], "y", keepdims=0),
+        nets.node("Relu", ["x"], "z"),
+    ]
+    graph = onnx.load_from_string(
+        nets.model(nodes, {"i": ["N"], "x": ["N", 2]}, ("y", "z"), {"words": np.ones((5, 3))})
+    )
+    graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    feed = {"i": np.array([1]), "x": np.ones((1, 2), np.float32)}
+    with pytest.raises(UsageError, match="moves floating inputs, and here 'i' is int64"):
+        onnxplain.explain(graph, feed, "smoothgrad", output="y", at=["e"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_conductance_of_quantized_codes(engine: str) -> None:
+    """Codes are bytes, and their differences are not."""
+    nodes = [
+        nets.node("QuantizeLinear", ["x", "s", "zero"], "q"),
+        nets.node("DequantizeLinear", ["q", "s", "zero"], "d"),
+        nets.node("MatMul", ["d", "w"], "y"),
+    ]
+    constants = {"s": np.float32(0.02), "zero": np.uint8(128), "w": RNG.standard_normal((8, 3))}
+    net = nets.model(nodes, {"x": ["N", 8]}, constants=constants)
+    x = RNG.uniform(-1, 1, (2, 8)).astype(np.float32)
+    e = onnxplain.explain(net, x, "integrated-gradients", 1, engine=engine, at=["q", "d"])
+    np.testing.assert_allclose(e.at["q"], e.at["d"], rtol=1e-4, atol=1e-5)
+    step = np.abs(constants["w"]).max() * 0.02
+    np.testing.assert_allclose(e.at["d"], e.relevance["x"], atol=step / 2 + 1e-6)  # codes are rounded
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", ["input-x-gradient", "integrated-gradients"])
+def test_values_that_a_mask_makes_infinite(method: str, engine: str) -> None:
+    """Nothing depends on them, so nothing is theirs."""
+    nodes = [
+        nets.node("Where", ["mask", "x", "never"], "scores"),
+        nets.node("Softmax", ["scores"], "p"),
+        nets.node("MatMul", ["p", "w"], "y"),
+    ]
+    mask = np.array([[True, True, False, True]])
+    constants = {"mask": mask, "never": np.float32(-np.inf), "w": RNG.standard_normal((4, 3))}
+    net = nets.model(nodes, {"x": ["N", 4]}, constants=constants)
+    x = RNG.standard_normal((2, 4)).astype(np.float32)
+    e = onnxplain.explain(net, x, method, 1, engine=engine, at=["scores"])
+    assert not e.at["scores"][:, 2].any()
+    np.testing.assert_allclose(e.at["scores"], e.relevance["x"], rtol=2e-2, atol=2e-3)
