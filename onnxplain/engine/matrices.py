@@ -18,7 +18,7 @@ LARGE = 4_000_000
 WORK = 100
 """Multiply-adds of convolutions for each element of large matrices from which on copies of these are not worth it.
 
-onnxruntime then packs them anew in every run, a sixth of the time at most.
+onnxruntime then packs them anew in every run, which adds a fifth to the time at most.
 """
 Shapes = Mapping[str, Sequence[object]]
 

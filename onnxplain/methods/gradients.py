@@ -34,7 +34,7 @@ def input_x_gradient(job: Job) -> Explanation:
     e = _without_ledger(job.explanation(plan, result))
     values = _values(job.feed, result)
     e.relevance, e.at = (
-        {name: _product(value, values[name].astype(value.dtype)) for name, value in found.items()}
+        {name: _product(name, value, values[name].astype(value.dtype)) for name, value in found.items()}
         for found in (e.relevance, e.at)
     )
     return e
@@ -244,7 +244,7 @@ class _Conductance:
             before, start = self._last[name]
             with np.errstate(invalid="ignore"):  # between infinite values
                 change = np.where(value == start, 0.0, value - start)
-            self.total[name] += _product((before + gradient) / 2, change)
+            self.total[name] += _product(name, (before + gradient) / 2, change)
         self._last = here
 
     @staticmethod
@@ -257,11 +257,14 @@ class _Conductance:
         }
 
 
-def _product(gradient: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _product(name: str, gradient: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Gradient times value, 0 where the gradient is: values may be infinite there, such as scores behind a mask."""
     product: np.ndarray = np.multiply(gradient, value, out=np.zeros_like(gradient), where=gradient != 0)
     if not np.isfinite(product).all():
-        raise FailureError("a gradient times an infinite value inside the model is no finite relevance")
+        raise FailureError(
+            f"tensor {name!r} holds infinite values that the target depends on, so their shares are not finite; "
+            "method 'gradient' explains it"
+        )
     return product
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import onnxplain
-from onnxplain.errors import UsageError
+from onnxplain.errors import FailureError, UsageError
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((3, 2, 6, 6)).astype(np.float32)
@@ -136,3 +136,11 @@ def test_values_that_a_mask_makes_infinite(method: str, engine: str) -> None:
     e = onnxplain.explain(net, x, method, 1, engine=engine, at=["scores"])
     assert not e.at["scores"][:, 2].any()
     np.testing.assert_allclose(e.at["scores"], e.relevance["x"], rtol=2e-2, atol=2e-3)
+
+
+def test_infinite_values_that_count() -> None:
+    """A share of what is infinite is no number: the sentence names the tensor."""
+    nodes = [nets.node("Log", ["x"], "scores"), nets.node("Add", ["scores", "one"], "y")]
+    net = nets.model(nodes, {"x": ["N", 2]}, constants={"one": np.ones(2)})
+    with pytest.raises(FailureError, match="'scores' holds infinite values that the target depends on"):
+        onnxplain.explain(net, np.array([[0, 0.5]], np.float32), "input-x-gradient", 0, engine="host", at=["scores"])
