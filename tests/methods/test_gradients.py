@@ -140,7 +140,11 @@ def test_values_that_a_mask_makes_infinite(method: str, engine: str) -> None:
 
 def test_infinite_values_that_count() -> None:
     """A share of what is infinite is no number: the sentence names the tensor."""
-    nodes = [nets.node("Log", ["x"], "scores"), nets.node("Add", ["scores", "one"], "y")]
-    net = nets.model(nodes, {"x": ["N", 2]}, constants={"one": np.ones(2)})
+    nodes = [nets.node("Where", ["mask", "x", "never"], "scores"), nets.node("Add", ["scores", "one"], "y")]
+    constants = {"mask": np.array([[True, False]]), "never": np.float32(-np.inf), "one": np.ones(2)}
+    net = nets.model(nodes, {"x": ["N", 2]}, constants=constants)
+    how = {"target": 1, "engine": "host", "at": ["scores"]}
     with pytest.raises(FailureError, match="'scores' holds infinite values that the target depends on"):
-        onnxplain.explain(net, np.array([[0, 0.5]], np.float32), "input-x-gradient", 0, engine="host", at=["scores"])
+        onnxplain.explain(net, np.ones((1, 2), np.float32), "input-x-gradient", **how)
+    e = onnxplain.explain(net, np.ones((1, 2), np.float32), "gradient", **how)
+    np.testing.assert_array_equal(e.at["scores"], [[0, 1]])
