@@ -106,7 +106,9 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
     if work.batch_size is not None:
         check_count("batch_size", work.batch_size)
     count = _samples(model, feed)
+    started = time.perf_counter()
     engine, notes = _choose(model, plan, work, count, target, feed)
+    choosing = time.perf_counter() - started
     size, passes = _cut(model, plan, work, count, target, feed, engine)
     alone = passes > 1 and count > size
     run = partial(_run_compiled if engine == "compiled" else _run_host, alone=alone)
@@ -120,7 +122,10 @@ def run_parts(model: Model, plan: Plan, target: Target, feed: Feed, work: Work) 
             _check_kept(result, size)
         if result.ledger is not None and (plan.moves_samples or size == 1) and not work.elementwise:
             result = replace(result, ledger=_of_the_whole(result.ledger))
-        return chunk, replace(result, notes=notes)
+        timings = result.timings
+        if engine == "compiled" and not start:  # an automatic choice has built the session
+            timings = {**timings, "build": timings["build"] + choosing}
+        return chunk, replace(result, notes=notes, timings=timings)
 
     ahead = size * passes * (1 if passes == 1 or work.keep or work.taps else ROUNDS)
     for start in range(0, count, ahead):

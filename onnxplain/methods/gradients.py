@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -199,10 +200,13 @@ class _MeanGradient:
         self.clean = job.run(self.plan, repeats=points, taps=self._taps)
         self._explanation = _without_ledger(job.explanation(self.plan, self.clean))
         self._target = replace(job.target, spec=self.clean.weights)
+        self._timings = collections.Counter(self.clean.timings)
 
     def run(self, feed: Feed) -> Result:
         """The gradient at one point, for the clean input's target."""
-        return self.job.run(self.plan, feed, self._target, repeats=self.points, taps=self._taps)
+        result = self.job.run(self.plan, feed, self._target, repeats=self.points, taps=self._taps)
+        self._timings.update(result.timings)
+        return result
 
     def over(
         self, points: Iterable[tuple[Feed, float]], seen: Callable[[Feed, Result], None] = lambda feed, result: None
@@ -221,6 +225,7 @@ class _MeanGradient:
         """The explanation of the clean input with what was ``found`` for inputs and inner tensors."""
         e = self._explanation
         e.relevance, e.at = ({name: found[name] for name in names} for names in (e.relevance, e.at))
+        e.timings = dict(self._timings)
         return e
 
 

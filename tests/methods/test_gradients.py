@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import nets
 import numpy as np
 import onnx
@@ -148,3 +151,13 @@ def test_infinite_values_that_count() -> None:
         onnxplain.explain(net, np.ones((1, 2), np.float32), "input-x-gradient", **how)
     e = onnxplain.explain(net, np.ones((1, 2), np.float32), "gradient", **how)
     np.testing.assert_array_equal(e.at["scores"], [[0, 1]])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_times_of_all_passes(model: onnxplain.Model, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that every look moves on: the phases of many passes are their sum."""
+    onnxplain.explain(model, X, "smoothgrad", TARGET, engine=engine)
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
+    clean = onnxplain.explain(model, X, "gradient", TARGET, engine=engine).timings
+    found = onnxplain.explain(model, X, "smoothgrad", TARGET, engine=engine, count=4).timings
+    assert found == {phase: 5 * ticks for phase, ticks in clean.items()}
